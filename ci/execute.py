@@ -1,0 +1,185 @@
+"""Run the pages of the book with papermill under one profile, and only those that changed.
+
+    python ci/execute.py --profile quick --output build/book
+    python ci/execute.py --only start/task -p episodes=500
+
+A page runs again when its code, anything in fslib, its parameters or a data set's pack changed (for
+a page that reads the committed records: those too). An executed copy notes what it was made from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import joblib
+import nbformat
+import yaml
+
+from fslib import notebooks
+
+ROOT = Path(__file__).resolve().parents[1]
+PROFILES = ROOT / "ci" / "profiles"
+MEMORY_A_PAGE = 2.5e9  # bytes: torch, a data set and one training run
+READS_RECORDS = "load_records"
+
+
+def profile_parameters(name: str) -> dict[str, Any]:
+    """Read a profile's parameters; an unknown name is an error that gives the known ones."""
+    file = PROFILES / f"{name}.yaml"
+    if not file.exists():
+        known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
+        raise SystemExit(f"There is no profile {name}; the profiles are: {known}.")
+    return yaml.safe_load(file.read_text())
+
+
+def overrides(pairs: list[str]) -> dict[str, Any]:
+    """Read `name=value` pairs; values are YAML, so that 3 is a number and [0, 1] a list."""
+    values = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name.isidentifier() and equals):
+            raise SystemExit(f"-p takes name=value, not {pair!r}.")
+        values[name] = yaml.safe_load(value)
+    return values
+
+
+def pages(book: Path, only: list[str]) -> list[Path]:
+    """Give the book's pages in order, or those named (`start/task`, or a folder: `start`)."""
+    found = sorted(p for p in book.rglob("*.py") if ".ipynb_checkpoints" not in p.parts)
+    if not only:
+        return found
+    names = {p: p.relative_to(book).with_suffix("").as_posix() for p in found}
+    wanted = [o.removeprefix("book/").removesuffix(".py").removesuffix(".ipynb") for o in only]
+    for name in wanted:
+        if not any(n == name or n.startswith(name + "/") for n in names.values()):
+            raise SystemExit(
+                f"There is no page {name}; the pages are: {', '.join(names.values())}."
+            )
+    return [p for p, n in names.items() if any(n == w or n.startswith(w + "/") for w in wanted)]
+
+
+def data_digest() -> str:
+    """Give a hash of the data sets at hand, by their packs' own tables of contents."""
+    return notebooks.tree_digest(os.environ.get("FSLIB_DATA", ROOT / "data"), "pack.json")
+
+
+def key_of(page: Any, parameters: dict[str, Any], fslib: str, data: str) -> str:
+    """Give a hash of everything that an executed copy depends on."""
+    parts = [notebooks.code_digest(page), sorted(parameters.items()), fslib, data]
+    if READS_RECORDS in json.dumps(notebooks.code_of(page)):
+        records = os.environ.get("FSLIB_RESULTS", ROOT / "results")
+        parts.append(notebooks.tree_digest(records, "runs/*.json"))
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
+
+
+def noted(output: Path) -> dict[str, Any]:
+    """Give what an executed copy says of itself; empty where there is none."""
+    if not output.exists():
+        return {}
+    return dict(nbformat.read(output, as_version=4).metadata.get("fslib", {}))
+
+
+def crew(jobs: int | None, pages: int) -> tuple[int, int]:
+    """Choose how many pages run side by side and how many threads each has.
+
+    Small nets gain more from a second run than from a second thread, so pages come first.
+    """
+    cores = joblib.cpu_count()
+    if jobs is None:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        jobs = min(cores, int(memory // MEMORY_A_PAGE))
+    jobs = max(1, min(jobs, pages))
+    return jobs, max(1, cores // jobs)
+
+
+def execute(source: Path, output: Path, parameters: dict[str, Any], note: dict[str, Any]) -> float:
+    """Run one page and give its seconds; a worker process calls this."""
+    started = time.monotonic()
+    notebooks.run(source, output, parameters, cwd=ROOT, metadata=note)
+    return time.monotonic() - started
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what has to run; 1 if a cell failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default="quick", help="a file in ci/profiles (quick)")
+    parser.add_argument("--output", type=Path, default=ROOT / "build" / "book")
+    parser.add_argument("--book", type=Path, default=ROOT / "book")
+    parser.add_argument("--only", nargs="+", default=[], metavar="PAGE")
+    parser.add_argument("--jobs", type=int, help="pages at a time (default: one a core)")
+    parser.add_argument("--force", action="store_true", help="run unchanged pages too")
+    parser.add_argument("-p", dest="pairs", action="append", default=[], metavar="NAME=VALUE")
+    given = parser.parse_args(arguments)
+    profile, extra = profile_parameters(given.profile), overrides(given.pairs)
+    fslib, data = notebooks.tree_digest(ROOT / "fslib"), data_digest()
+
+    plan, unchanged = [], 0
+    for source in pages(given.book, given.only):
+        page = notebooks.read_page(source)
+        known = notebooks.parameters_of(page)
+        if unknown := sorted(set(extra) - set(known)):
+            raise SystemExit(
+                f"{source} has no parameter {', '.join(unknown)}; "
+                f"its parameters are: {', '.join(known) or 'none'}."
+            )
+        values = {k: v for k, v in {**profile, **extra}.items() if k in known}
+        output = (given.output / source.relative_to(given.book)).with_suffix(".ipynb")
+        before = noted(output)
+        if before.get("key") == key_of(page, values, fslib, data) and not given.force:
+            unchanged += 1
+            continue
+        note = {
+            "profile": given.profile,
+            "fslib": fslib[:16],
+            "source": notebooks.code_digest(page),
+        }
+        late = READS_RECORDS in json.dumps(notebooks.code_of(page))
+        plan.append((late, -before.get("seconds", 0), source, output, values, note, page))
+    plan.sort(key=lambda row: row[:3])
+    jobs, threads = crew(given.jobs, len(plan))
+    same = f", {unchanged} unchanged" if unchanged else ""
+    print(
+        f"{len(plan)} pages to run under profile {given.profile}{same}"
+        + (f"; {jobs} at a time, threads each: {threads}" if plan else ""),
+        flush=True,
+    )
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else a warning from every kernel
+
+    failures, done = [], 0
+    # Pages that read the committed records go last: another page may be writing one.
+    for stage in (False, True):
+        rows = [row for row in plan if row[0] is stage]
+        with concurrent.futures.ProcessPoolExecutor(jobs) as pool:
+            tasks = {}
+            for row in rows:
+                _, _, source, output, values, note, page = row
+                note = {**note, "key": key_of(page, values, fslib, data)}
+                tasks[pool.submit(execute, source, output, values, note)] = source
+            for task in concurrent.futures.as_completed(tasks):
+                done += 1
+                name = tasks[task].relative_to(given.book).with_suffix("").as_posix()
+                try:
+                    print(f"[{done:2}/{len(plan)}] {name:40} {task.result():7.1f} s", flush=True)
+                except Exception as error:
+                    failures.append(str(error))
+                    print(f"[{done:2}/{len(plan)}] {name:40}  FAILED", flush=True)
+    for failure in failures:
+        print(f"\nFailed: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("Stopped; pages that had finished are kept.")

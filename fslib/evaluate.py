@@ -1,0 +1,200 @@
+"""Few-shot accuracy: embed every image once, then score thousands of episodes at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+from tqdm import tqdm
+
+from fslib.data import ImageSet
+from fslib.device import autocast
+from fslib.episodes import Episodes, draw_episodes
+from fslib.heads import Head
+from fslib.methods.base import Method
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Features gathered at a time, in numbers: 16 M float32 (64 MB) stay near the cache.
+CHUNK = 16_000_000
+
+
+def interval(values: np.ndarray | Tensor) -> tuple[float, float]:
+    """Mean and half-width of its 95 % interval (Student's t over independent values).
+
+    Args:
+        values: (E,), such as the accuracy of every episode.
+
+    Returns:
+        Mean and half-width, in the unit of the values.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) < 2:
+        return float(values.mean()), float("nan")
+    return float(values.mean()), float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Right answers of every episode.
+
+    Attributes:
+        correct: int64 (E,), queries answered rightly.
+        queries: Queries of an episode, way x query.
+        way: Classes of an episode.
+        shot: Support images of a class.
+        seed: The seed of the episodes; two scores are paired only where it agrees.
+    """
+
+    correct: np.ndarray
+    queries: int
+    way: int
+    shot: int
+    seed: int | None = None
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """Accuracy of every episode (E,), in percent."""
+        return self.correct * (100 / self.queries)
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy in percent."""
+        return interval(self.accuracy)[0]
+
+    @property
+    def ci95(self) -> float:
+        """Half-width of its 95 % interval, in percentage points."""
+        return interval(self.accuracy)[1]
+
+    def __str__(self) -> str:
+        """Such as `67.90 ± 0.22`."""
+        return f"{self.mean:.2f} ± {self.ci95:.2f}"
+
+
+def paired_difference(first: Scores, second: Scores) -> tuple[float, float]:
+    """How much better `first` is on the same episodes, with its 95 % interval.
+
+    Both methods meet the same classes and images, so the spread between episodes cancels and the
+    interval is far narrower than that of either mean.
+
+    Returns:
+        Mean difference and half-width, in percentage points.
+
+    Raises:
+        ValueError: The two were not scored on the same episodes.
+    """
+    keys = [(len(s.correct), s.queries, s.way, s.shot, s.seed) for s in (first, second)]
+    if keys[0] != keys[1]:
+        raise ValueError(f"scores of different episodes cannot be paired: {keys[0]} and {keys[1]}")
+    return interval(first.accuracy - second.accuracy)
+
+
+def embed_images(
+    method: Method,
+    images: ImageSet | Tensor,
+    batch_size: int = 512,
+    progress: bool = False,
+    precision: str = "auto",
+) -> Tensor:
+    """Feature maps of every image, each computed once.
+
+    Args:
+        method: Its `embed` is called on its own device.
+        images: An `ImageSet` or uint8 (N, 3, H, W).
+        batch_size: Images at a time.
+        progress: Show a bar.
+        precision: `auto`, `bf16-mixed` or `32-true`.
+
+    Returns:
+        float32 (N, C, h, w) on the CPU.
+    """
+    pixels = images.images if isinstance(images, ImageSet) else images
+    device = method.mean.device
+    was_training = method.training
+    method.eval()
+    starts = range(0, len(pixels), batch_size)
+    maps: Tensor | None = None
+    with torch.inference_mode(), autocast(device, precision):
+        for start in tqdm(starts, "embedding", disable=not progress, leave=False):
+            part = method.embed(pixels[start : start + batch_size].to(device)).float().cpu()
+            if maps is None:
+                maps = part.new_empty((len(pixels), *part.shape[1:]))
+            maps[start : start + len(part)] = part
+    method.train(was_training)
+    if maps is None:
+        raise ValueError("there are no images to embed")
+    return maps.clone()
+
+
+def _chunks(episodes: Episodes, width: int) -> Iterator[Episodes]:
+    step = max(1, CHUNK // (episodes.index[0].numel() * width))
+    return (episodes[start : start + step] for start in range(0, len(episodes), step))
+
+
+def score_episodes(method: Method, features: Tensor, episodes: Episodes, head: Head | None = None):
+    """Logits of all queries, a stretch of episodes at a time.
+
+    Args:
+        method: Gives `score`, unless `head` does.
+        features: (N, d), one row an image.
+        episodes: Index tables.
+        head: A classifier in place of the method's own.
+
+    Yields:
+        (e, way x query, way) logits; queries run class by class.
+    """
+    score = method.score if head is None else head.score
+    for part in _chunks(episodes, features[0].numel()):
+        yield score(features[part.support], features[part.query].flatten(1, 2))
+
+
+def evaluate(
+    method: Method,
+    images: ImageSet,
+    shot: int = 1,
+    way: int = 5,
+    query: int = 15,
+    episodes: int = 10_000,
+    seed: int = 0,
+    head: Head | None = None,
+    maps: Tensor | None = None,
+    base_mean: Tensor | None = None,
+    progress: bool = False,
+) -> Scores:
+    """Accuracy on seeded episodes over the classes of an image set.
+
+    Args:
+        method: A trained method.
+        images: Usually the novel classes, `open_dataset(...)["test"]`.
+        shot: Support images of a class.
+        way: Classes of an episode.
+        query: Query images of a class.
+        episodes: How many; 10,000 give an interval of about 0.2 points at 1 shot.
+        seed: The same seed draws the same episodes for every method.
+        head: A test-time classifier in place of the method's own.
+        maps: Cached result of `embed_images(method, images)`.
+        base_mean: For a centred head, see `Head.features`.
+        progress: Show a bar while embedding.
+
+    Returns:
+        The scores of every episode.
+    """
+    table = draw_episodes(images.labels, episodes, way, shot, query, seed, images.class_names)
+    if maps is None:
+        maps = embed_images(method, images, progress=progress)
+    with torch.inference_mode():
+        features = (
+            method.test_features(maps) if head is None else head.features(maps, base_mean)
+        )
+        target = torch.arange(way).repeat_interleave(query)
+        correct = [
+            (logits.argmax(-1) == target).sum(1)
+            for logits in score_episodes(method, features, table, head)
+        ]
+    return Scores(torch.cat(correct).numpy(), way * query, way, shot, seed)

@@ -1,0 +1,261 @@
+"""Train, score and record in one command: the one that stands in every record.
+
+    python -m fslib.measure ce --dataset cifar_fs --backbone resnet12_slim --epochs 19 --seed 0
+
+trains (or opens) the run, scores it at 1 and 5 shots and writes a record for each image set,
+corruption and head that is asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+import yaml
+
+from fslib.analysis.corruption import CORRUPTIONS, corrupt
+from fslib.data import ImageSet, open_dataset
+from fslib.evaluate import embed_images, evaluate
+from fslib.heads import HEADS
+from fslib.methods import METHODS
+from fslib.paths import results_root, runs_root
+from fslib.results import Record, code_version, load_records, save_record, summary
+from fslib.runs import Config, Run, config_of
+from fslib.train import fit
+
+DESCRIPTION = (__doc__ or "").split("\n")[0]
+
+
+def command_of(config: Config, also: Sequence[str] = ()) -> str:
+    """The shell command that repeats a run and its records."""
+    words = ["python", "-m", "fslib.measure", config.method]
+    plain = Config(config.method)
+    for field in dataclasses.fields(Config):
+        value = getattr(config, field.name)
+        if field.name == "method" or value == getattr(plain, field.name):
+            continue
+        if isinstance(value, Mapping):
+            words += [f"--{field.name.replace('_', '-')}"]
+            words += [f"{key}={json.dumps(entry)}" for key, entry in value.items()]
+        elif field.name == "milestones":
+            words += ["--milestones", *(f"{a}:{b}" for a, b in value)]
+        else:
+            words += [f"--{field.name.replace('_', '-')}", str(value)]
+    return shlex.join([*words, *also])
+
+
+def score_run(
+    run: Run,
+    images: ImageSet,
+    heads: Sequence[str] = ("",),
+    shots: Sequence[int] = (1, 5),
+    episodes: int = 10_000,
+    base: ImageSet | None = None,
+    corruption: str = "",
+    also: Sequence[str] = (),
+    root: Path | None = None,
+) -> list[Record]:
+    """Score a run on one image set under several heads and write the records.
+
+    Args:
+        run: A trained run.
+        images: Novel classes; resized to the side the run was trained at, which is recorded.
+        heads: Keys of `HEADS`; "" is the method's own.
+        shots: Support images of a class.
+        episodes: How many, drawn with seed 0.
+        base: Training images, for centred heads.
+        corruption: A key of `CORRUPTIONS`, or "".
+        also: Words of the command line beyond the configuration.
+        root: Folder of results.
+    """
+    # The record names the clean images; the corruption and its seed say what was done to them.
+    name_of_images, digest = images.name, images.digest
+    if corruption:
+        images = corrupt(images, corruption, seed=0)
+    maps = embed_images(run.method, images, progress=True)
+    made = []
+    for name in heads:
+        head, mean = HEADS[name] if name else None, None
+        if head is not None and head.centre:
+            if base is None:
+                raise ValueError(f"head {name!r} needs the base images")
+            # 100 images a class give the mean feature to far below its effect.
+            base_maps = embed_images(run.method, base.subset(per_class=100), progress=True)
+            mean = head.raw_features(base_maps).mean(0)
+        scores = {
+            shot: evaluate(
+                run.method, images, shot, episodes=episodes, head=head, maps=maps, base_mean=mean
+            )
+            for shot in shots
+        }
+        config = run.config
+        record = Record(
+            method=config.method,
+            variant=config.variant,
+            dataset=config.dataset,
+            evaluated_on=name_of_images,
+            backbone=config.backbone,
+            profile=config.profile,
+            seed=config.seed,
+            episodes={"way": 5, "query": 15, "episodes": episodes, "seed": 0},
+            accuracy=summary(scores),
+            corruption=corruption,
+            head=name,
+            history=run.history,
+            facts={**run.facts, "scored_side": images.size[0]},
+            config=config.as_dict(),
+            evaluated_digest=digest,
+            code=code_version(),
+            command=command_of(config, also),
+        )
+        made.append(save_record(record, scores, root))
+    return made
+
+
+def measured(
+    config: Config,
+    data: Mapping[str, ImageSet],
+    images: ImageSet | None = None,
+    head: str = "",
+    corruption: str = "",
+    shots: Sequence[int] = (1, 5),
+    episodes: int = 10_000,
+) -> Record:
+    """The record of a measurement: the committed one, or one made now.
+
+    What a page calls for every number it prints. A committed record is taken where it answers
+    exactly this question; otherwise the run is trained (or opened), scored and kept beside the
+    runs, never among the committed records, which only the command line writes.
+
+    Args:
+        config: What to train.
+        data: Splits of `config.dataset`.
+        images: Scored on; the novel classes of `data` where None.
+        head: A key of `HEADS`; "" is the method's own.
+        corruption: A key of `CORRUPTIONS`, or "".
+        shots: Support images of a class.
+        episodes: How many.
+    """
+    images = data["test"] if images is None else images
+    images = images.resized(data["train"].size[0])
+    wanted = config.identity(data["train"].digest)
+    scratch = runs_root() / "records"
+    for root in (results_root(), scratch):
+        for record in load_records(
+            root,
+            method=config.method,
+            variant=config.variant,
+            seed=config.seed,
+            evaluated_on=images.name,
+            head=head,
+            corruption=corruption,
+        ):
+            if (
+                config_of(record.config).identity(record.facts["data_digest"]) == wanted
+                and set(map(str, shots)) <= set(record.accuracy)
+                and record.episodes["episodes"] == episodes
+                and record.evaluated_digest == images.digest
+            ):
+                return record
+    run = fit(config, data)
+    return score_run(
+        run, images, (head,), shots, episodes, data["train"], corruption, root=scratch
+    )[0]
+
+
+def _pairs(words: Sequence[str]) -> dict[str, Any]:
+    """`NAME=VALUE` words as a dictionary; values are YAML, of which JSON is a part."""
+    pairs = dict(word.split("=", 1) for word in words)
+    return {key: yaml.safe_load(value) for key, value in pairs.items()}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m fslib.measure", description=DESCRIPTION)
+    parser.add_argument("method", choices=sorted(METHODS))
+    hints = get_type_hints(Config)
+    for field in dataclasses.fields(Config):
+        flag = f"--{field.name.replace('_', '-')}"
+        if field.name in ("options", "backbone_options"):
+            parser.add_argument(flag, nargs="*", default=[], metavar="NAME=VALUE")
+        elif field.name == "milestones":
+            parser.add_argument(flag, nargs="*", default=[], metavar="SHARE:FACTOR")
+        elif field.name != "method":
+            parser.add_argument(flag, type=hints[field.name], default=field.default)
+    parser.add_argument("--on", nargs="*", help="image sets to score on; the own one by default")
+    parser.add_argument("--corruptions", nargs="*", default=[], choices=sorted(CORRUPTIONS))
+    parser.add_argument("--heads", nargs="*", default=[], choices=sorted(HEADS))
+    parser.add_argument("--shots", nargs="*", type=int, default=[1, 5])
+    parser.add_argument("--episodes", type=int, default=10_000)
+    parser.add_argument("--root", help="folder of packed data sets")
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """The command line."""
+    words = sys.argv[1:] if words is None else words
+    given = vars(_parser().parse_args(words))
+    fields = {f.name: given[f.name] for f in dataclasses.fields(Config)}
+    fields |= {key: _pairs(given[key]) for key in ("options", "backbone_options")}
+    fields["milestones"] = tuple(
+        tuple(map(float, word.split(":"))) for word in given["milestones"]
+    )
+    config = Config(**fields)
+    also = [
+        word
+        for key in ("on", "corruptions", "heads")
+        if given[key]
+        for word in (f"--{key}", *given[key])
+    ]
+    data = open_dataset(config.dataset, given["root"])
+    run = fit(config, data, root=given["root"])
+    side = data["train"].size[0]
+    for name in given["on"] or [config.dataset]:
+        splits = data if name == config.dataset else open_dataset(name, given["root"])
+        novel = _novel(splits, own=name == config.dataset).resized(side)
+        for corruption in ["", *given["corruptions"]]:
+            heads = ["", *given["heads"]] if not corruption else [""]
+            for record in score_run(
+                run,
+                novel,
+                heads,
+                given["shots"],
+                given["episodes"],
+                data["train"],
+                corruption,
+                also,
+            ):
+                line = "  ".join(
+                    f"{shot}-shot {score['mean']:.2f} ± {score['ci95']:.2f}"
+                    for shot, score in record.accuracy.items()
+                )
+                print(f"{record.id}: {line}", flush=True)
+
+
+def _novel(splits: dict[str, ImageSet], own: bool) -> ImageSet:
+    """The novel classes: `test` of the own data set; of another one every class is novel."""
+    return splits["test"] if own else join(splits)
+
+
+def join(splits: Mapping[str, ImageSet]) -> ImageSet:
+    """All classes of all splits as one image set, for a transfer to another data set."""
+    parts = list(splits.values())
+    offsets = [sum(p.classes for p in parts[:i]) for i in range(len(parts))]
+    return ImageSet(
+        name=parts[0].name,
+        split="all",
+        images=torch.cat([p.images for p in parts]),
+        labels=torch.cat([p.labels + o for p, o in zip(parts, offsets, strict=True)]),
+        class_names=tuple(name for p in parts for name in p.class_names),
+        digest="+".join(p.digest[:16] for p in parts),
+    )
+
+
+if __name__ == "__main__":
+    main()

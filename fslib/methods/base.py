@@ -1,0 +1,121 @@
+"""What every method offers to the harness: a loss for a batch, features for an image, scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fslib.augment import to_float
+from fslib.backbones import Backbone
+from fslib.heads import Head
+
+
+@dataclass(frozen=True)
+class MixedClasses:
+    """Batches of images of any base class; an epoch goes once through all of them."""
+
+    size: int = 128
+    views: int = 1
+
+    @property
+    def images(self) -> int:
+        """Distinct images in a batch."""
+        return self.size
+
+
+@dataclass(frozen=True)
+class Episodic:
+    """Batches of whole episodes over base classes."""
+
+    way: int = 20
+    shot: int = 5
+    query: int = 10
+    count: int = 1
+    views: int = 1
+
+    @property
+    def images(self) -> int:
+        """Distinct images in a batch."""
+        return self.count * self.way * (self.shot + self.query)
+
+
+@dataclass
+class Batch:
+    """Augmented images with their labels.
+
+    Attributes:
+        images: float (V B, 3, H, W) in [0, 1], the V views one after the other.
+        labels: int64 (B,), base class of each image.
+        form: How it was drawn. An `Episodic` batch runs over (count, way, shot + query).
+    """
+
+    images: Tensor
+    labels: Tensor
+    form: MixedClasses | Episodic
+
+    def episodes(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Cut per-image values (B, ...) into support and query.
+
+        Returns:
+            (count, way, shot, ...) and (count, way, query, ...).
+        """
+        form = self.form
+        table = values.unflatten(0, (form.count, form.way, form.shot + form.query))
+        return table[:, :, : form.shot], table[:, :, form.shot :]
+
+
+class Method(nn.Module):
+    """A few-shot method: trained by `loss`, used through `embed` and `score`.
+
+    Attributes:
+        batches: How it wants its training batches.
+        head: Its own test-time classifier; `evaluate` can swap in another.
+        backbone: Images to feature maps.
+    """
+
+    batches: MixedClasses | Episodic
+
+    def __init__(self, backbone: Backbone, classes: int, head: Head) -> None:
+        super().__init__()
+        self.backbone, self.classes, self.head = backbone, classes, head
+        # Channel statistics of the training images; they travel with the weights.
+        self.register_buffer("mean", torch.full((3,), 0.5))
+        self.register_buffer("std", torch.full((3,), 0.25))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Map uint8 or [0, 1] images (B, 3, H, W) to zero mean and unit variance a channel."""
+        images = (to_float(images) - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def loss(self, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """The training loss of a batch.
+
+        Args:
+            batch: Images and labels, drawn as `batches` says.
+            progress: Share of training done, 0 to 1; drives every ramp.
+
+        Returns:
+            `{"loss": scalar, part: scalar, ...}`.
+        """
+        raise NotImplementedError
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Feature maps that depend on no episode, so each image is embedded once.
+
+        Args:
+            images: uint8 or float in [0, 1], (B, 3, H, W).
+
+        Returns:
+            (B, C, h, w).
+        """
+        return self.backbone(self.normalise(images))
+
+    def test_features(self, maps: Tensor) -> Tensor:
+        """What `score` takes of each image: maps (N, C, h, w) to features (N, d)."""
+        return self.head.features(maps)
+
+    def score(self, support: Tensor, query: Tensor) -> Tensor:
+        """Logits (E, Q, way) of features (E, way, shot, d) and (E, Q, d) under its own head."""
+        return self.head.score(support, query)

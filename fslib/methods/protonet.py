@@ -1,0 +1,67 @@
+"""Prototypical networks (Snell, Swersky & Zemel, NeurIPS 2017), the second yardstick.
+
+Training repeats the test: in every episode a class is the mean of its support features, and a
+query belongs to the class whose mean is nearest. BML's "baseline-local" is this method.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fslib.backbones import Backbone
+from fslib.heads import Head, squared_distance
+from fslib.methods.base import Batch, Episodic, Method
+
+
+class ProtoNet(Method):
+    """Nearest class mean, learned on episodes.
+
+    Args:
+        backbone: Images to maps.
+        classes: Number of base classes (only for reports).
+        way: Classes of a training episode; more ways make a harder and better lesson
+            (Snell et al., section 3.2).
+        shot: Support images of a class.
+        query: Query images of a class.
+        count: Episodes of a batch.
+        pool: `mean` or `flatten` the map; the backbone's usual way where None.
+        point_wise: Match every position of the query map with the class mean by itself (BML
+            section 3.2) rather than one feature an image.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: int,
+        way: int = 20,
+        shot: int = 5,
+        query: int = 10,
+        count: int = 1,
+        pool: str | None = None,
+        point_wise: bool = False,
+    ) -> None:
+        super().__init__(backbone, classes, Head(pool=pool or backbone.pool, normalise=False))
+        self.batches = Episodic(way, shot, query, count)
+        self.point_wise = point_wise
+
+    def loss(self, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Cross-entropy of the queries over the ways, logits = -squared distance (Eq. 2)."""
+        maps = self.backbone(self.normalise(batch.images)).float()
+        if self.point_wise:
+            support, query = batch.episodes(maps.flatten(2).transpose(1, 2))  # (..., P, C)
+            prototypes = support.mean((2, 3))
+        else:
+            support, query = batch.episodes(self.head.raw_features(maps).unsqueeze(1))
+            prototypes = support.mean((2, 3))
+        count, way, queries, positions, _ = query.shape
+        distances = squared_distance(query.flatten(1, 3), prototypes)  # (count, way Q P, way)
+        target = torch.arange(way, device=maps.device).repeat_interleave(queries * positions)
+        loss = functional.cross_entropy(-distances.flatten(0, 1), target.repeat(count))
+        with torch.no_grad():
+            votes = -distances.view(count, way * queries, positions, way).mean(2)
+            hits = votes.argmax(-1) == torch.arange(way, device=maps.device).repeat_interleave(
+                queries
+            )
+        return {"loss": loss, "episode_accuracy": hits.float().mean() * 100}

@@ -1,0 +1,224 @@
+"""The committed record of a measurement: one JSON file, and every episode's right answers.
+
+`results/runs/<id>.json` says what was trained, on what it was scored and what came out;
+`results/episodes/<id>.npy` holds uint8 (shots, E), the right answers of every episode, so any two
+records over the same episodes can be compared in pairs years later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import fslib
+from fslib.evaluate import Scores, interval
+from fslib.paths import ROOT, results_root
+from fslib.runs import write_atomically, write_json
+
+
+class RecordMissing(LookupError):
+    """No record answers to what was asked for; the message names the command that makes one."""
+
+
+@functools.cache
+def code_version() -> str:
+    """Version and a hash of fslib's sources, such as `0.1.0+3fa2c1d9`."""
+    total = hashlib.sha256()
+    for file in sorted((ROOT / "fslib").rglob("*.py")):
+        total.update(file.relative_to(ROOT).as_posix().encode() + file.read_bytes())
+    return f"{fslib.__version__}+{total.hexdigest()[:8]}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was measured, and how.
+
+    Attributes:
+        method: Name of the method.
+        variant: What an ablation changed; "" for the main row.
+        dataset: Trained on.
+        evaluated_on: Scored on, such as `cifar_fs` or `flowers102`.
+        corruption: Degradation of the scored images; "" for none.
+        head: Test-time classifier, a key of `fslib.heads.HEADS`; "" for the method's own.
+        backbone: Name of the backbone.
+        profile: `cpu`, `paper`, ...
+        seed: Of training.
+        episodes: Way, query, number and seed of the episodes.
+        accuracy: Shot to mean and ci95, in percent: `{"1": {"mean": ..., "ci95": ...}}`.
+        branches: The same for parts of a method, by name.
+        history: One row an epoch.
+        facts: Seconds, processor seconds, images seen, data digest, machine, precision.
+        config: All that decided the run.
+        evaluated_digest: sha256 of the scored images.
+        code: Version of fslib that scored it.
+        command: What repeats it.
+        root: Folder of results it lies in; not part of the file.
+    """
+
+    method: str
+    variant: str
+    dataset: str
+    evaluated_on: str
+    backbone: str
+    profile: str
+    seed: int
+    episodes: dict[str, int]
+    accuracy: dict[str, dict[str, float]]
+    corruption: str = ""
+    head: str = ""
+    branches: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    evaluated_digest: str = ""
+    code: str = ""
+    command: str = ""
+    root: Path | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def id(self) -> str:
+        """File name without ending; says what the record is."""
+        parts = [self.dataset, self.method, self.variant, self.backbone, self.profile]
+        parts += [f"seed{self.seed}"]
+        if self.evaluated_on != self.dataset:
+            parts.append(f"on-{self.evaluated_on}")
+        parts += [self.corruption, f"head-{self.head}" if self.head else ""]
+        return "--".join(part for part in parts if part)
+
+
+def summary(scores: dict[int, Scores]) -> dict[str, dict[str, float]]:
+    """Mean and interval a shot, rounded to a thousandth of a point."""
+    return {
+        str(shot): {"mean": round(s.mean, 3), "ci95": round(s.ci95, 3)}
+        for shot, s in sorted(scores.items())
+    }
+
+
+def save_record(record: Record, scores: dict[int, Scores], root: Path | None = None) -> Record:
+    """Write a record and its episodes.
+
+    Args:
+        record: What was measured.
+        scores: Shot to scores, those that `record.accuracy` summarises.
+        root: Folder of results; the project's where None.
+
+    Returns:
+        The record, which now knows where it lies.
+    """
+    root = results_root() if root is None else root
+    correct = np.stack([scores[shot].correct for shot in sorted(scores)])
+    if correct.max(initial=0) > 255:
+        raise ValueError("an episode has more than 255 right answers: uint8 cannot hold that")
+    # Opening through a buffer keeps numpy from appending its own ending to the partial file.
+    buffer = io.BytesIO()
+    np.save(buffer, correct.astype(np.uint8), allow_pickle=False)
+    write_atomically(
+        root / "episodes" / f"{record.id}.npy",
+        lambda partial: partial.write_bytes(buffer.getvalue()),
+    )
+    content = dataclasses.asdict(record)
+    del content["root"]
+    write_json(root / "runs" / f"{record.id}.json", content)
+    return dataclasses.replace(record, root=root)
+
+
+def load_records(root: Path | None = None, **where: Any) -> list[Record]:
+    """Committed records whose fields have these values, in order of seed.
+
+    Args:
+        root: Folder of results; the project's where None.
+        **where: Field to value, or to a list of admitted values.
+
+    Raises:
+        TypeError: A record has no such field.
+    """
+    root = results_root() if root is None else root
+    fields = {f.name for f in dataclasses.fields(Record)} - {"root"}
+    if unknown := set(where) - fields:
+        raise TypeError(f"records have no field {', '.join(sorted(unknown))}")
+    found = []
+    for path in sorted((root / "runs").glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if all(
+            content.get(k) in v if isinstance(v, list | tuple) else content.get(k) == v
+            for k, v in where.items()
+        ):
+            known = {k: v for k, v in content.items() if k in fields}
+            found.append(Record(**known, root=root))
+    return sorted(found, key=lambda r: (r.method, r.variant, r.evaluated_on, r.seed))
+
+
+def load_scores(record: Record, shot: int) -> Scores:
+    """Right answers of every episode of a record at one shot.
+
+    Raises:
+        RecordMissing: The record was not scored at this shot, or its episodes are not there.
+    """
+    path = (record.root or results_root()) / "episodes" / f"{record.id}.npy"
+    if not path.exists():
+        raise RecordMissing(f"no episodes beside {record.id}: run `{record.command}`")
+    shots = sorted(map(int, record.accuracy))
+    if shot not in shots:
+        raise RecordMissing(f"{record.id} was scored at {shots} shots, not at {shot}")
+    correct = np.load(path, allow_pickle=False)[shots.index(shot)].astype(np.int64)
+    e = record.episodes
+    return Scores(correct, e["way"] * e["query"], e["way"], shot, e["seed"])
+
+
+def mean_over_seeds(records: Sequence[Record], shot: int) -> tuple[float, float, float]:
+    """Mean accuracy of several seeds scored on the same episodes.
+
+    Returns:
+        Mean in percent; half-width of the 95 % interval over episodes of the seeds' average;
+        standard deviation between seeds (nan for one seed).
+    """
+    values = np.stack([load_scores(record, shot).accuracy for record in records])
+    mean, ci95 = interval(values.mean(0))
+    spread = values.mean(1).std(ddof=1) if len(values) > 1 else float("nan")
+    return mean, ci95, float(spread)
+
+
+def compare(
+    first: Sequence[Record], second: Sequence[Record], shot: int
+) -> tuple[float, float]:
+    """Paired difference of two groups of records, each averaged over its seeds.
+
+    Returns:
+        How much better `first` is and the half-width of the 95 % interval over episodes, in
+        percentage points.
+
+    Raises:
+        ValueError: The two were not scored on the same episodes.
+    """
+    sides = [[load_scores(r, shot) for r in group] for group in (first, second)]
+    keys = {(len(s.correct), s.queries, s.way, s.seed) for group in sides for s in group}
+    digests = {r.evaluated_digest for group in (first, second) for r in group}
+    if len(keys) != 1 or len(digests) != 1:
+        raise ValueError("records of different episodes or images cannot be paired")
+    means = [np.mean([s.accuracy for s in group], axis=0) for group in sides]
+    return interval(means[0] - means[1])
+
+
+def table(records: Sequence[Record], shots: Sequence[int] = (1, 5)) -> pd.DataFrame:
+    """One row a record: what it is and `mean ± ci95` at each shot."""
+    rows = []
+    for r in records:
+        row: dict[str, Any] = {"method": r.method, "variant": r.variant, "seed": r.seed}
+        row |= {"scored on": r.evaluated_on, "corruption": r.corruption, "head": r.head}
+        for shot in shots:
+            value = r.accuracy.get(str(shot))
+            row[f"{shot}-shot"] = (
+                f"{value['mean']:.2f} ± {value['ci95']:.2f}" if value else ""
+            )
+        rows.append(row)
+    return pd.DataFrame(rows)

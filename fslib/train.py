@@ -1,0 +1,334 @@
+"""One training loop for every method: `fit(config) -> Run`.
+
+A finished run is opened, not trained again; an interrupted one goes on at its last whole epoch
+and ends bit for bit where an uninterrupted one ends. All randomness of an epoch is a function of
+(seed, epoch), which is why no generator has to be saved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from lightning_fabric import Fabric
+from torch import Tensor
+from tqdm import tqdm
+
+from fslib.augment import augment
+from fslib.backbones import set_progress
+from fslib.data import ImageSet, open_dataset
+from fslib.device import describe_machine, resolve_precision
+from fslib.episodes import draw_episodes
+from fslib.evaluate import embed_images, evaluate
+from fslib.methods import Batch, Episodic, Method
+from fslib.paths import runs_root
+from fslib.runs import Config, Run, load_tensors, open_run, save_tensors, write_json
+
+# Points of the learning curve, and what each is measured on: enough to see the shape, cheap
+# enough to cost about one per cent of training.
+CURVE_POINTS, CURVE_EPISODES, CURVE_PER_CLASS = 8, 500, 150
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss stopped being a number."""
+
+
+def learning_rate(config: Config, progress: float) -> float:
+    """The rate at a share `progress` of training: linear warm-up, then cosine or steps."""
+    if progress < config.warmup:
+        return config.lr * progress / config.warmup
+    if config.schedule == "cosine":
+        done = (progress - config.warmup) / (1 - config.warmup)
+        return config.lr * 0.5 * (1 + math.cos(math.pi * done))
+    if config.schedule == "steps":
+        return config.lr * math.prod(f for share, f in config.milestones if progress >= share)
+    raise ValueError(f"unknown schedule {config.schedule!r}: choose cosine or steps")
+
+
+def _optimiser(config: Config, method: Method) -> torch.optim.Optimizer:
+    shared = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(method.parameters(), momentum=0.9, nesterov=True, **shared)
+    if config.optimiser == "adam":
+        return torch.optim.Adam(method.parameters(), **shared)
+    raise ValueError(f"unknown optimiser {config.optimiser!r}: choose sgd or adam")
+
+
+def epoch_rows(method: Method, images: ImageSet, seed: list[int], steps: int) -> Tensor:
+    """Rows of the images of every batch of an epoch, (steps, images of a batch).
+
+    Args:
+        method: Says how it wants its batches.
+        images: Training split.
+        seed: Names the stream: run seed, epoch, process.
+        steps: Batches.
+    """
+    form = method.batches
+    if isinstance(form, Episodic):
+        drawn = draw_episodes(
+            images.labels,
+            steps * form.count,
+            form.way,
+            form.shot,
+            form.query,
+            seed,
+            images.class_names,
+        )
+        return drawn.index.reshape(steps, form.images)
+    order = np.random.default_rng(seed).permutation(len(images))[: steps * form.size]
+    return torch.from_numpy(order).view(steps, form.size)
+
+
+def _fabric(precision: str) -> Fabric:
+    """One device, or as many processes as `torchrun` started."""
+    world, local = (int(os.environ.get(k, 1)) for k in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    fabric = Fabric(
+        accelerator=device,
+        devices=local,
+        num_nodes=max(1, world // local),
+        precision=resolve_precision(precision, device),
+    )
+    fabric.launch()
+    return fabric
+
+
+def _check_finite(history: list[dict[str, Tensor]], first_step: int, epoch: int) -> None:
+    losses = torch.stack([parts["loss"] for parts in history])
+    if bool(torch.isfinite(losses).all()):
+        return
+    at = int((~torch.isfinite(losses)).nonzero()[0])
+    parts = ", ".join(f"{key} {float(value):.4g}" for key, value in history[at].items())
+    raise TrainingDiverged(
+        f"the loss is not a number at epoch {epoch + 1}, step {first_step + at + 1} ({parts}): "
+        "lower `lr` or lengthen `warmup` and start again"
+    )
+
+
+def _train_epoch(
+    fabric: Fabric,
+    module: Any,
+    optimiser: Any,
+    config: Config,
+    images: ImageSet,
+    pixels: Tensor,
+    epoch: int,
+    steps: int,
+    bar: tqdm,
+) -> dict[str, float]:
+    """One epoch; returns the mean of every part of the loss."""
+    form = module.module.batches
+    stream = [config.seed, epoch, fabric.global_rank]
+    rows = epoch_rows(module.module, images, stream, steps).to(pixels.device)
+    labels = images.labels.to(pixels.device)
+    generator = torch.Generator().manual_seed(
+        int(np.random.SeedSequence(stream).generate_state(1, np.uint64)[0] >> 1)
+    )
+    parts: list[dict[str, Tensor]] = []
+    module.train()
+    for step in range(steps):
+        progress = (epoch * steps + step) / (config.epochs * steps)
+        for group in optimiser.param_groups:
+            # The middle of the step, so that the first step of a warm-up already moves.
+            group["lr"] = learning_rate(config, progress + 0.5 / (config.epochs * steps))
+        set_progress(module, progress)
+        chosen = rows[step]
+        views = [augment(pixels[chosen], config.augment, generator) for _ in range(form.views)]
+        batch = Batch(
+            fabric.to_device(torch.cat(views)), fabric.to_device(labels[chosen]), form
+        )
+        loss = module.loss(batch, progress)
+        optimiser.zero_grad(set_to_none=True)
+        fabric.backward(loss["loss"])
+        optimiser.step()
+        parts.append({key: value.detach().float() for key, value in loss.items()})
+        # Reading a number waits for the device, so on a GPU only every 50th step does.
+        if fabric.device.type == "cpu" or step % 50 == 49 or step == steps - 1:
+            unchecked = step % 50 + 1 if fabric.device.type != "cpu" else 1
+            _check_finite(parts[-unchecked:], step + 1 - unchecked, epoch)
+            bar.set_postfix_str(f"loss {float(parts[-1]['loss']):.3f}", refresh=False)
+        bar.update()
+    return {
+        key: float(torch.stack([p[key] for p in parts]).mean()) for key in parts[0]
+    }
+
+
+def _curve_point(method: Method, images: ImageSet) -> dict[str, float]:
+    """Accuracy on the validation classes, a small fixed set of episodes."""
+    small = images.subset(per_class=CURVE_PER_CLASS)
+    maps = embed_images(method, small)
+    point = {}
+    for shot in (1, 5):
+        query = min(15, int(small.counts.min()) - shot)
+        if query < 1 or small.classes < 2:
+            continue
+        way = min(5, small.classes)
+        scores = evaluate(method, small, shot, way, query, CURVE_EPISODES, maps=maps)
+        point[f"val_{shot}_shot"] = scores.mean
+    return point
+
+
+def _channel_statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation a channel over training pixels, in [0, 1]."""
+    rows = torch.linspace(0, len(images) - 1, min(len(images), 8192)).long()
+    pixels = images.images[rows].double().div(255).transpose(0, 1).flatten(1)
+    return pixels.mean(1).float(), pixels.std(1).float()
+
+
+def _train(
+    config: Config, data: Mapping[str, ImageSet], folder: Path, progress: bool
+) -> None:
+    """Train to the end, going on from the checkpoint where there is one."""
+    images = data["train"]
+    fabric = _fabric(config.precision)
+    method = config.build(images.classes).to(memory_format=torch.channels_last)
+    method.mean, method.std = _channel_statistics(images)
+    steps = len(images) // (method.batches.images * fabric.world_size)
+    if steps < 1:
+        raise ValueError(
+            f"{len(images)} training images do not fill one batch of "
+            f"{method.batches.images * fabric.world_size}: lower the batch of {config.method!r}"
+        )
+    raw_optimiser = _optimiser(config, method)
+    history: list[dict[str, Any]] = []
+    checkpoint = folder / "checkpoint.safetensors"
+    if checkpoint.exists():
+        tensors, facts = load_tensors(checkpoint)
+        history = facts["history"]
+        method.load_state_dict(
+            {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        )
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimiser."):
+                _, index, name = key.split(".", 2)
+                state.setdefault(int(index), {})[name] = value
+        groups = raw_optimiser.state_dict()["param_groups"]
+        raw_optimiser.load_state_dict({"state": state, "param_groups": groups})
+    module, optimiser = fabric.setup(method, raw_optimiser)
+    module.mark_forward_method("loss")
+    pixels = images.images
+    if fabric.device.type == "cuda":
+        pixels = pixels.to(fabric.device)  # uint8: CIFAR-FS takes 118 MB
+
+    every = max(1, config.epochs // CURVE_POINTS)
+    total = steps * config.epochs
+    label = f"{config.method} {config.variant} seed {config.seed}".replace("  ", " ")
+    hidden = not (progress and fabric.global_rank == 0)
+    with tqdm(
+        total=total, initial=steps * len(history), desc=label, disable=hidden, mininterval=1
+    ) as bar:
+        for epoch in range(len(history), config.epochs):
+            wall, cpu = time.perf_counter(), time.process_time()
+            devices = [fabric.device] if fabric.device.type == "cuda" else []
+            with torch.random.fork_rng(devices):
+                # Dropout draws from the global generator: pinned to (seed, epoch, process).
+                mixed = np.random.SeedSequence([config.seed, epoch, 1 + fabric.global_rank])
+                torch.manual_seed(int(mixed.generate_state(1)[0]))
+                row: dict[str, Any] = _train_epoch(
+                    fabric, module, optimiser, config, images, pixels, epoch, steps, bar
+                )
+            row |= {
+                "epoch": epoch + 1,
+                "images": (epoch + 1) * steps * method.batches.images * fabric.world_size,
+                "lr": raw_optimiser.param_groups[0]["lr"],
+                "seconds": time.perf_counter() - wall,
+                "cpu_seconds": time.process_time() - cpu,
+            }
+            if "val" in data and (epoch % every == every - 1 or epoch == config.epochs - 1):
+                row |= _curve_point(method, data["val"])
+            history.append(row)
+            if fabric.global_rank == 0 and epoch < config.epochs - 1:
+                _save_checkpoint(checkpoint, method, raw_optimiser, history)
+            fabric.barrier()
+    if fabric.global_rank == 0:
+        save_tensors(
+            folder / "weights.safetensors", method.state_dict(), method=config.method
+        )
+        facts = {
+            "classes": images.classes,
+            "data_digest": images.digest,
+            "images_seen": history[-1]["images"],
+            "seconds": sum(row["seconds"] for row in history),
+            "cpu_seconds": sum(row["cpu_seconds"] for row in history),
+            "precision": resolve_precision(config.precision, fabric.device),
+            "processes": fabric.world_size,
+            "machine": describe_machine(),
+        }
+        content = {"config": config.as_dict(), "facts": facts, "history": history}
+        write_json(folder / "run.json", content)
+        checkpoint.unlink(missing_ok=True)
+    fabric.barrier()
+
+
+def _save_checkpoint(
+    path: Path, method: Method, optimiser: torch.optim.Optimizer, history: list[dict[str, Any]]
+) -> None:
+    tensors = {f"model.{key}": value for key, value in method.state_dict().items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimiser.{index}.{name}"] = value
+    save_tensors(path, tensors, history=history)
+
+
+def _open(folder: Path, config: Config) -> Run:
+    """A finished run under the labels (profile, variant) that were asked for now."""
+    return dataclasses.replace(open_run(folder), config=config)
+
+
+def fit(
+    config: Config,
+    data: Mapping[str, ImageSet] | None = None,
+    root: str | os.PathLike[str] | None = None,
+    runs: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> Run:
+    """Train a method, or open the run if it is there already.
+
+    Args:
+        config: What to train.
+        data: The splits; `open_dataset(config.dataset, root)` where None.
+        root: Folder of packed data sets.
+        runs: Folder of runs; `$FSLIB_RUNS` or `runs/` of the project where None.
+        progress: Show a bar.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        ValueError: A name or an option is not known.
+        TrainingDiverged: The loss became NaN or infinite; names the step and the parts.
+    """
+    data = open_dataset(config.dataset, root) if data is None else data
+    runs = runs_root() if runs is None else Path(runs)
+    folder = runs / config.identity(data["train"].digest)
+    if (folder / "run.json").exists():
+        return _open(folder, config)
+    if int(os.environ.get("RANK", 0)) > 0:
+        _train(config, data, folder, progress)  # the first process holds the lock
+        return _open(folder, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{folder.name} is being trained by another process: waiting for it", flush=True)
+        lock.acquire()
+    try:
+        if not (folder / "run.json").exists():
+            for stray in folder.glob(".*.partial"):
+                stray.unlink()
+            write_json(folder / "config.json", config.as_dict())
+            _train(config, data, folder, progress)
+    finally:
+        lock.release()
+    return _open(folder, config)

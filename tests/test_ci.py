@@ -1,0 +1,302 @@
+"""The book's plumbing: executing by profile, freshness, checks, sweeps."""
+
+import json
+import shutil
+from pathlib import Path
+
+import check
+import execute
+import nbformat
+import pytest
+import render
+import sweep
+import twins
+
+PAGE = """\
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # {title}
+
+# %% tags=["parameters"]
+dataset = "cifar_fs"
+episodes = 5
+
+# %%
+print(dataset, episodes)
+"""
+
+
+def make_book(folder: Path) -> Path:
+    """A book of one page, its twin, and a page of prose."""
+    (folder / "start").mkdir(parents=True)
+    (folder / "_toc.yml").write_text(
+        "format: jb-book\nroot: intro\nchapters:\n  - file: start/task\n"
+    )
+    (folder / "intro.md").write_text("# Intro\n")
+    (folder / "start/task.py").write_text(PAGE.format(title="Task"))
+    twins.main([str(folder / "start/task.py")])
+    return folder
+
+
+def texts(path: Path) -> str:
+    cells = nbformat.read(path, as_version=4).cells
+    return "".join(o.get("text", "") for c in cells for o in c.get("outputs", []))
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Path:
+    return make_book(tmp_path / "book")
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a book and its copy, executed once under the profile smoke."""
+    folder = tmp_path_factory.mktemp("executed")
+    make_book(folder / "book")
+    assert run_book(folder) == 0
+    return folder
+
+
+@pytest.fixture
+def copied(executed: Path, tmp_path: Path) -> Path:
+    """A copy of the executed book that a test may damage."""
+    shutil.copytree(executed, tmp_path / "copied")
+    return tmp_path / "copied"
+
+
+def run_book(folder: Path, *more: str) -> int:
+    where = ["--book", str(folder / "book"), "--output", str(folder / "out")]
+    return execute.main(["--profile", "smoke", "--jobs", "1", *where, *more])
+
+
+def faults(capsys: pytest.CaptureFixture, *arguments: object) -> list[str]:
+    capsys.readouterr()
+    code = check.main([str(a) for a in arguments])
+    lines = capsys.readouterr().err.splitlines()
+    assert code == (1 if lines else 0)
+    return lines
+
+
+def test_the_profile_reaches_the_page(executed):
+    assert "glyphs 100" in texts(executed / "out/start/task.ipynb")
+    note = nbformat.read(executed / "out/start/task.ipynb", as_version=4).metadata.fslib
+    assert note.profile == "smoke" and set(note) == {"profile", "fslib", "source", "key", "seconds"}
+
+
+@pytest.mark.parametrize("name", ["smoke", "quick", "cpu", "paper"])
+def test_profiles_hold_the_agreed_parameters(name):
+    values = execute.profile_parameters(name)
+    assert values["profile"] == name
+    kinds = {k: type(v) for k, v in values.items()}
+    assert kinds == dict(
+        profile=str, dataset=str, backbone=str, epochs=int, seeds=list, episodes=int
+    )
+
+
+def test_a_second_run_does_nothing_and_changed_code_runs(copied, capsys):
+    copy = copied / "out/start/task.ipynb"
+    before = copy.stat().st_mtime_ns
+    assert run_book(copied) == 0
+    assert "0 pages to run under profile smoke, 1 unchanged" in capsys.readouterr().out
+    script = copied / "book/start/task.py"
+    script.write_text(script.read_text().replace("# # Task", "# # A better title"))
+    assert run_book(copied) == 0
+    assert copy.stat().st_mtime_ns == before
+    script.write_text(script.read_text() + "raise ValueError('too few images')\n")
+    assert run_book(copied) == 1
+    shown = capsys.readouterr()
+    assert "task.py, cell 3 (In [3]): ValueError: too few images" in shown.err
+    assert "start/task" in shown.out and "FAILED" in shown.out
+    assert copy.stat().st_mtime_ns == before, "the copy that ran is kept, whole"
+
+
+def test_parameters_fslib_data_and_records_make_a_page_run_again(book, tmp_path, monkeypatch):
+    page = execute.notebooks.read_page(book / "start/task.py")
+    key = execute.key_of(page, {"episodes": 5}, "fslib", "data")
+    assert key == execute.key_of(page, {"episodes": 5}, "fslib", "data")
+    others = [({"episodes": 6}, "fslib", "data"), ({"episodes": 5}, "other", "data")]
+    others.append(({"episodes": 5}, "fslib", "other"))
+    assert len({key, *(execute.key_of(page, *o) for o in others)}) == 4
+    monkeypatch.setenv("FSLIB_RESULTS", str(tmp_path))
+    page.cells[-1].source = "load_records()"
+    first = execute.key_of(page, {}, "fslib", "data")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/a.json").write_text("{}")
+    assert execute.key_of(page, {}, "fslib", "data") != first
+
+
+def test_unknown_names_are_one_clear_sentence(book, tmp_path):
+    with pytest.raises(SystemExit, match="no profile fast; the profiles are: cpu, paper, quick"):
+        execute.main(["--profile", "fast"])
+    with pytest.raises(SystemExit, match=r"no parameter shot; its parameters are: dataset, episod"):
+        execute.main(["--book", str(book), "--output", str(tmp_path), "-p", "shot=1"])
+    with pytest.raises(SystemExit, match=r"no page start/tusk; the pages are: start/task"):
+        execute.main(["--book", str(book), "--output", str(tmp_path), "--only", "start/tusk"])
+    with pytest.raises(SystemExit, match="-p takes name=value"):
+        execute.main(["-p", "shots"])
+
+
+def test_override_values_are_typed():
+    given = execute.overrides(["a=3", "b=[0, 1]", "c=glyphs", "d=0.5"])
+    assert given == {"a": 3, "b": [0, 1], "c": "glyphs", "d": 0.5}
+
+
+def test_pages_come_before_threads(monkeypatch):
+    monkeypatch.setattr(execute.joblib, "cpu_count", lambda: 8)
+    monkeypatch.setattr(execute, "MEMORY_A_PAGE", 1.0)
+    assert execute.crew(None, 20) == (8, 1)
+    assert execute.crew(None, 2) == (2, 4)
+    assert execute.crew(3, 20) == (3, 2)
+
+
+def test_twins_are_the_same_bytes_every_time(book):
+    twin = book / "start/task.ipynb"
+    first = twin.read_bytes()
+    twin.unlink()
+    twins.main([str(book / "start/task.py")])
+    assert twin.read_bytes() == first
+
+
+def test_a_book_in_order_has_no_faults(copied, capsys):
+    book = copied / "book"
+    assert faults(capsys, "--sources", "--executed", copied / "out", "--book", book) == []
+
+
+def test_source_faults_are_found(book, capsys):
+    script, twin = book / "start/task.py", book / "start/task.ipynb"
+    text = script.read_text()
+
+    def found(new: str, follow: bool = True) -> list[str]:
+        script.write_text(new)
+        if follow:
+            twins.main([str(script)])
+        return faults(capsys, "--sources", "--book", book)
+
+    assert ["run `make twins`" in f for f in found(text + "\nx = 1\n", follow=False)] == [True]
+    assert "exactly one cell tagged" in found(text.replace('["parameters"]', '["other"]'))[0]
+    assert "kernel must be python3" in found(text.replace("name: python3", "name: mine"))[0]
+    assert "a line of 90 columns" in found(text + "\n# %%\n" + "x" * 90 + "\n")[0]
+    assert found(text) == []
+    held = nbformat.read(twin, as_version=4)
+    held.cells[-1].outputs = [nbformat.v4.new_output("stream", text="1")]
+    nbformat.write(held, twin)
+    assert "committed with outputs" in faults(capsys, "--sources", "--book", book)[0]
+    (book / "intro.md").unlink()
+    assert any("no page intro" in f for f in faults(capsys, "--sources", "--book", book))
+
+
+def test_executed_faults_are_found(copied, capsys):
+    copy, book = copied / "out/start/task.ipynb", copied / "book"
+    page = nbformat.read(copy, as_version=4)
+    page.cells[-1].outputs = [
+        nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[]),
+        nbformat.v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}}),
+    ]
+    nbformat.write(page, copy)
+    lines = faults(capsys, "--executed", copied / "out", "--book", book)
+    assert [("an error: ValueError: no" in x, "a widget" in x) for x in lines] == [
+        (True, False),
+        (False, True),
+    ]
+    script = book / "start/task.py"
+    script.write_text(script.read_text() + "more = 1\n")
+    assert "older than" in faults(capsys, "--executed", copied / "out", "--book", book)[0]
+    copy.unlink()
+    assert "not been executed" in faults(capsys, "--executed", copied / "out", "--book", book)[0]
+
+
+def test_site_faults_are_found(book, tmp_path, capsys):
+    html = tmp_path / "html"
+    (html / "start").mkdir(parents=True)
+    good = '<link rel="canonical" href="https://x.org"><a href="https://x.org">x</a><p id="a">'
+    for name in ("index", "intro", "start/task"):
+        (html / f"{name}.html").write_text(good)
+    arguments = ("--html", html, "--book", book)
+    assert faults(capsys, *arguments) == []
+    (html / "intro.html").write_text(
+        '<script src="https://cdn.org/a.js"></script><img src="//cdn.org/a.png">'
+        '<a href="start/task.html#a">good</a><a href="start/task.html#b">bad</a><a href="no.html">'
+    )
+    (html / "a.css").write_text("@import url('https://fonts.org/x.css'); b{src:url(local.woff)}")
+    (html / "start/task.html").rename(html / "start/moved.html")
+    text = "\n".join(lines := faults(capsys, *arguments))
+    assert len(lines) == 7
+    for part in (
+        *("start/task.html: not rendered", "loads https://cdn.org/a.js", "loads //cdn.org/a.png"),
+        *("broken link to no.html", "broken link to start/task.html#b", "https://fonts.org/x.css"),
+    ):
+        assert part in text
+    (html / "start/moved.html").rename(html / "start/task.html")
+    assert any("start/task.html#b, where nothing" in x for x in faults(capsys, *arguments))
+
+
+def test_an_assembled_page_says_where_its_outputs_are_from(copied):
+    book, out, pages = (copied / n for n in ("book", "out", "pages"))
+    script, shown = book / "start/task.py", pages / "start/task.ipynb"
+
+    def assembled() -> str:
+        render.assemble(book, out, pages)
+        return json.dumps(nbformat.read(shown, as_version=4))
+
+    assert "profile <code>smoke</code>" in assembled()
+    assert (pages / "_assets/mathjax/MathJax.js").exists() and (pages / "intro.md").exists()
+    before = shown.stat().st_mtime_ns
+    assembled()
+    assert shown.stat().st_mtime_ns == before, "an unchanged page is not written again"
+    script.write_text(script.read_text() + "more = 1\n")
+    assert (
+        "an earlier version" in (text := assembled().replace("\\n", " ")) and "glyphs 100" in text
+    )
+    (out / "start/task.ipynb").unlink()
+    assert "has not been run" in assembled() and "glyphs 100" not in assembled()
+
+
+def pretend(notebook: Path, output: Path, parameters: dict, cwd: Path, note: dict) -> str:
+    """Stand in for a run: write the setting, or fail where it says so."""
+    if parameters["episodes"] == 13:
+        raise RuntimeError("thirteen failed")
+    page = nbformat.v4.new_notebook(metadata={"fslib": {**note, "seconds": 1.5}})
+    page.cells = [nbformat.v4.new_raw_cell(json.dumps(parameters), id="a")]
+    nbformat.write(page, output)
+    return str(output)
+
+
+@pytest.mark.parametrize("executor", ["processes", "local"])
+def test_a_sweep_runs_each_setting_once(book, tmp_path, capsys, monkeypatch, executor):
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{execute.ROOT}:{execute.ROOT}/ci")
+    monkeypatch.chdir(tmp_path)
+    grid = ["--grid", "episodes=2" if executor == "local" else "episodes=1,2,13"]
+    arguments = [str(book / "start/task.py"), *grid, "--executor", executor, "--output", "out"]
+    code = sweep.main(arguments, runner=pretend)
+    shown = capsys.readouterr()
+    assert code == (0 if executor == "local" else 1)
+    assert ("thirteen failed" in shown.err) == (executor == "processes")
+    count = 1 if executor == "local" else 2
+    assert shown.out.count("done") == count
+    held = nbformat.read(tmp_path / "out/episodes=2.ipynb", as_version=4)
+    assert json.loads(held.cells[0].source) == {"episodes": 2}
+    sweep.main(arguments, runner=pretend)
+    assert capsys.readouterr().out.count("was there") == count
+
+
+def test_grids_are_products_and_lists_stay_lists():
+    assert sweep.settings_of(["a=1,5", "b=x,y"], {"c": 0})[1] == {"c": 0, "a": 1, "b": "y"}
+    assert sweep.settings_of(["s=[[0],[1,2]]"], {}) == [{"s": [0]}, {"s": [1, 2]}]
+    assert sweep.label({"a": 1, "b": "x"}) == "a=1-b=x" and len(sweep.label({"a": [1]})) == 16
+
+
+def test_a_sweep_refuses_what_it_does_not_know(book):
+    page = str(book / "start/task.py")
+    with pytest.raises(SystemExit, match="no parameter shot; its parameters are: dataset"):
+        sweep.main([page, "--grid", "shot=1,5"])
+    with pytest.raises(SystemExit, match="no executor ray"):
+        sweep.main([page, "--executor", "ray"])
+    with pytest.raises(SystemExit, match="--grid takes"):
+        sweep.main([page, "--grid", "episodes"])
