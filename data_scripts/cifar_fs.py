@@ -90,7 +90,9 @@ def _from_archive(
     return records, flags
 
 
-def _from_zips(sources: Sequence[Path], classes: set[str], total: int | None) -> list[images.Record]:
+def _from_zips(
+    sources: Sequence[Path], classes: set[str], total: int | None
+) -> list[images.Record]:
     """Read images of the layout data/<class>/<file>.png from zips or an unpacked folder."""
 
     def wanted(name: str) -> bool:
@@ -254,8 +256,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "../glove beside the source, if there is one)",
     )
     parser.add_argument("--split", type=Path, metavar="JSON", help="another split of the classes")
-    parser.add_argument("--url", default=URL, help="another address of the archive; its checksum "
-                        "is compared all the same")
+    parser.add_argument(
+        "--url",
+        default=URL,
+        help="another address of the archive; its checksum is compared all the same",
+    )
     options = parser.parse_args(argv)
     settings = {"split": options.split.name if options.split else "published"}
     with common.locked(options.root, options.name):

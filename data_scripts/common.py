@@ -123,13 +123,14 @@ def need_space(folder: Path, need: int, what: str) -> None:
     """Stop before the work when the disk cannot hold its outcome.
 
     Args:
-        folder: An existing folder on the disk in question.
+        folder: A folder on the disk in question; it is made if it is not there.
         need: Bytes.
         what: What is going to be written, for the message.
 
     Raises:
         ScriptError: Fewer bytes are free.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < need:
         raise ScriptError(
@@ -177,7 +178,9 @@ def finished(root: Path, name: str, settings: dict[str, Any], force: bool) -> bo
         say(f"building it again: {error}")
         return False
     made_with = content["notes"].get("settings", {})
-    other = [f"{k} {made_with.get(k)}, not {v}" for k, v in settings.items() if made_with.get(k) != v]
+    other = [
+        f"{k} {made_with.get(k)}, not {v}" for k, v in settings.items() if made_with.get(k) != v
+    ]
     if other:
         raise ScriptError(
             f"{folder} is there, made with {' and '.join(other)}: add --force to build it again "

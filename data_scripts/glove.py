@@ -132,9 +132,7 @@ def _member(archive: zipfile.ZipFile, path: Path, dimension: int) -> zipfile.Zip
     raise ScriptError(f"{path} has no table of dimension {dimension} (it has {there})")
 
 
-def _read_lines(
-    lines: Any, wanted: set[str], path: Path, size: int
-) -> dict[str, np.ndarray]:
+def _read_lines(lines: Any, wanted: set[str], path: Path, size: int) -> dict[str, np.ndarray]:
     """The wanted rows of GloVe's text: a word and its numbers a line, blanks between them."""
     vectors: dict[str, np.ndarray] = {}
     with tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=None) as bar:
@@ -246,16 +244,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--classes", type=Path, metavar="TXT", help="one class name a line")
-    group.add_argument("--pack", type=Path, metavar="FOLDER", help="a packed data set: its "
-                       "classes; the vectors are put into it")
-    parser.add_argument("--from", dest="table", type=Path, required=True, metavar="TABLE",
-                        help="glove.6B.zip, glove.6B.300d.txt, or .npz with names and vectors")
-    parser.add_argument("--out", type=Path, metavar="NPZ", help="write the cut table here "
-                        "(needed with --classes)")
-    parser.add_argument("--dimension", type=int, default=300, help="which table of a zip: 50, "
-                        "100, 200 or 300 numbers a word (default: %(default)s)")
-    parser.add_argument("--partial", action="store_true", help="average over the known words of "
-                        "a name where some are unknown")
+    group.add_argument(
+        "--pack",
+        type=Path,
+        metavar="FOLDER",
+        help="a packed data set: its classes; the vectors are put into it",
+    )
+    parser.add_argument(
+        "--from",
+        dest="table",
+        type=Path,
+        required=True,
+        metavar="TABLE",
+        help="glove.6B.zip, glove.6B.300d.txt, or .npz with names and vectors",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="NPZ", help="write the cut table here (needed with --classes)"
+    )
+    parser.add_argument(
+        "--dimension",
+        type=int,
+        default=300,
+        help="which table of a zip: 50, 100, 200 or 300 numbers a word (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="average over the known words of a name where some are unknown",
+    )
     options = parser.parse_args(argv)
     if options.pack is None and options.out is None:
         raise ScriptError("say with --out where the table for these classes is to be written")
@@ -274,7 +290,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         add_to_pack(options.pack, table, options.partial)
         say(
             f"{options.pack} has word vectors of {vectors.shape[1]} numbers now: "
-            f"{common.opening_line(options.pack)}[\"train\"].semantics"
+            f'{common.opening_line(options.pack)}["train"].semantics'
         )
 
 

@@ -256,5 +256,7 @@ def channel_statistics(images: np.ndarray) -> dict[str, list[float]]:
         levels = np.arange(256) / 255
         average = (counts * levels).sum() / counts.sum()
         mean.append(round(float(average), 6))
-        std.append(round(float(np.sqrt((counts * (levels - average) ** 2).sum() / counts.sum())), 6))
+        std.append(
+            round(float(np.sqrt((counts * (levels - average) ** 2).sum() / counts.sum())), 6)
+        )
     return {"mean": mean, "std": std}

@@ -36,19 +36,19 @@ def crop_flip(images: Tensor, generator: torch.Generator) -> Tensor:
     Returns:
         (B, 3, H, W), same type and device.
     """
-    batch, _, height, width = images.shape
+    batch, channels, height, width = images.shape
     pad = max(4, min(height, width) // 10)
     padded = functional.pad(images, (pad, pad, pad, pad))
     down = torch.randint(2 * pad + 1, (batch, 1), generator=generator)
     right = torch.randint(2 * pad + 1, (batch, 1), generator=generator)
     mirror = torch.rand(batch, 1, generator=generator) < 0.5
     column = torch.arange(width)
-    rows = (down + torch.arange(height)).to(images.device)
-    columns = (right + torch.where(mirror, width - 1 - column, column)).to(images.device)
-    item = torch.arange(batch, device=images.device)[:, None, None]
-    # One gather for shift and mirror; channels are the last axis of the indexed result.
-    picked = padded.permute(0, 2, 3, 1)[item, rows[:, :, None], columns[:, None, :]]
-    return picked.permute(0, 3, 1, 2)
+    rows = down + torch.arange(height)
+    columns = right + torch.where(mirror, width - 1 - column, column)
+    # One gather for shift and mirror, by the number of the pixel in the padded image.
+    pixel = (rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]).to(images.device)
+    picked = padded.flatten(2).gather(2, pixel.view(batch, 1, -1).expand(-1, channels, -1))
+    return picked.view(images.shape)
 
 
 def jitter(images: Tensor, generator: torch.Generator, strength: float = 0.4) -> Tensor:

@@ -10,8 +10,6 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.resnet import BasicBlock
-from torchvision.models.resnet import ResNet as VisionResNet
 
 
 @functools.lru_cache(maxsize=4096)
@@ -42,6 +40,10 @@ class DropBlock(nn.Module):
 
     def __init__(self, rate: float, block: int = 5) -> None:
         super().__init__()
+        if not 0 <= rate < 1 or block < 1:
+            raise ValueError(
+                f"DropBlock needs a rate in [0, 1) and a block of 1 or more, not {rate}, {block}"
+            )
         self.rate, self.block, self.progress = rate, block, 1.0
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -138,6 +140,10 @@ def resnet12(
         pools: Which stages halve their map; DMF leaves the last one out.
         ceil_pool: Round the halved side up (84 -> 42 -> 21 -> 11), as DMF does.
     """
+    if len(widths) != 4 or len(pools) != 4:
+        raise ValueError(
+            f"ResNet-12 has 4 stages: give 4 widths and 4 pools, not {widths} and {pools}"
+        )
     drops = [nn.Dropout(drop_rate), nn.Dropout(drop_rate)]
     drops += [DropBlock(drop_rate, block_size), DropBlock(drop_rate, block_size)]
     inputs = (3, *widths[:-1])
@@ -167,6 +173,10 @@ def conv4(width: int = 64, pools: Sequence[bool] = (True, True, True, True)) -> 
 
 
 def _basic_blocks(layers: Sequence[int], small_stem: bool, last_pool: bool) -> Backbone:
+    # torchvision takes seconds to import, and most pages use neither of these nets.
+    from torchvision.models.resnet import BasicBlock
+    from torchvision.models.resnet import ResNet as VisionResNet
+
     net = VisionResNet(BasicBlock, list(layers))
     stem: list[nn.Module] = [net.conv1, net.bn1, net.relu, net.maxpool]
     if small_stem:
@@ -178,7 +188,7 @@ def _basic_blocks(layers: Sequence[int], small_stem: bool, last_pool: bool) -> B
 
 
 def resnet18(small_stem: bool = True, last_pool: bool = False) -> Backbone:
-    """torchvision's ResNet-18; the small stem is one 3 x 3 convolution of stride 1.
+    """ResNet-18 of torchvision; the small stem is one 3 x 3 convolution of stride 1.
 
     Args:
         small_stem: For inputs of 32 to 84 pixels; the usual stem is for 224.

@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
+from torch.nn import functional
 
 from fslib.paths import data_root
 
@@ -55,7 +56,8 @@ class ImageSet:
         superclass: The coarser class of each class (C,), if the data set has one.
         semantics: float32 (C, d) word vectors of the class names, if there are any.
         original_part: bool (N,), True for images of the original data set's own test part.
-        digest: sha256 of the packed images, kept in every record.
+        digest: sha256 of the packed images, kept in every record and part of a run's name; of
+            images and labels where the set was made in memory.
     """
 
     name: str
@@ -81,6 +83,10 @@ class ImageSet:
             self.class_names
         ):
             raise ValueError(f"labels must lie in 0..{len(self.class_names) - 1}")
+        if not self.digest:
+            content = hashlib.sha256(self.images.contiguous().numpy())
+            content.update(self.labels.contiguous().numpy())
+            object.__setattr__(self, "digest", content.hexdigest())
 
     def __len__(self) -> int:
         """The number of images."""
@@ -120,6 +126,7 @@ class ImageSet:
             images=self.images[rows],
             labels=self.labels[rows],
             original_part=None if self.original_part is None else self.original_part[rows],
+            digest="",  # other images: another set for runs and records
         )
 
     def subset(
@@ -133,27 +140,26 @@ class ImageSet:
         """
         chosen = list(range(self.classes)) if classes is None else list(classes)
         rows = [self.rows_of(c)[:per_class] for c in chosen]
-        part = self.take(torch.cat(rows))
-        labels = torch.repeat_interleave(
-            torch.arange(len(chosen)), torch.tensor([len(r) for r in rows])
-        )
+        sizes = torch.tensor([len(r) for r in rows])
         return dataclasses.replace(
-            part,
-            labels=labels,
+            self.take(torch.cat(rows)),
+            labels=torch.repeat_interleave(torch.arange(len(chosen)), sizes),
             class_names=tuple(self.class_names[c] for c in chosen),
-            superclass=None
-            if self.superclass is None
-            else tuple(self.superclass[c] for c in chosen),
+            superclass=self.superclass and tuple(self.superclass[c] for c in chosen),
             semantics=None if self.semantics is None else self.semantics[chosen],
+            digest="",
         )
 
     def resized(self, side: int) -> ImageSet:
         """All images at side x side pixels (bilinear, antialiased)."""
         if self.size == (side, side):
             return self
-        resize = functools.partial(transforms.resize, size=[side, side], antialias=True)
-        parts = [resize(part) for part in self.images.split(1024)]
-        return dataclasses.replace(self, images=torch.cat(parts))
+        parts = [
+            functional.interpolate(part, size=(side, side), mode="bilinear", antialias=True)
+            for part in self.images.split(1024)
+        ]
+        # Named rather than hashed: resizing may differ by a grey level between processors.
+        return dataclasses.replace(self, images=torch.cat(parts), digest=f"{self.digest}@{side}")
 
 
 @dataclass(frozen=True)
@@ -231,12 +237,13 @@ def write_pack(
                 "size": list(part.images.shape[-2:]),
                 "files": files,
             }
-        (partial / "pack.json").write_text(json.dumps(content, indent=1, ensure_ascii=False))
+        (partial / "pack.json").write_text(json.dumps(content, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if error.errno == errno.ENOSPC:
+        # numpy tells of a short write without an error number.
+        if error.errno in (errno.ENOSPC, None):
             need = sum(part.images.nbytes for part in splits.values()) / 1e6
             raise OSError(
                 errno.ENOSPC,
@@ -263,24 +270,23 @@ def check_pack(folder: str | os.PathLike[str], thorough: bool = False) -> dict[s
     folder = Path(folder)
     mend = f"delete {folder} and pack the data set again"
     try:
-        content = json.loads((folder / "pack.json").read_text())
-        splits = content["splits"]
+        content = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
+        entries = [e for s in content["splits"].values() for e in s["files"].values()]
     except FileNotFoundError:
         raise DataCorrupt(f"{folder} is half-written (no pack.json): {mend}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataCorrupt(f"{folder / 'pack.json'} cannot be read ({error}): {mend}") from None
     if content.get("format") != FORMAT:
         raise DataCorrupt(
             f"{folder} has pack format {content.get('format')}, this fslib reads {FORMAT}: {mend}"
         )
-    for split in splits.values():
-        for entry in split["files"].values():
-            path = folder / entry["file"]
-            size = path.stat().st_size if path.exists() else 0
-            if size != entry["bytes"]:
-                raise DataCorrupt(f"{path} has {size} of {entry['bytes']} bytes: {mend}")
-            if thorough and _sha256(path) != entry["sha256"]:
-                raise DataCorrupt(f"{path} was changed after packing: {mend}")
+    for entry in entries:
+        path = folder / entry["file"]
+        size = path.stat().st_size if path.exists() else 0
+        if size != entry["bytes"]:
+            raise DataCorrupt(f"{path} has {size} of {entry['bytes']} bytes: {mend}")
+        if thorough and _sha256(path) != entry["sha256"]:
+            raise DataCorrupt(f"{path} was changed after packing: {mend}")
     return content
 
 
@@ -325,12 +331,10 @@ def open_dataset(name: str, root: str | os.PathLike[str] | None = None) -> dict[
         DataMissing: There is no such pack; the message names the command that makes it.
         DataCorrupt: The pack is damaged.
     """
-    if name == "glyphs":
-        from fslib.glyphs import render_glyphs
-
-        return render_glyphs()
     root = data_root() if root is None else Path(root)
     folder = root / name
+    if name == "glyphs":
+        return _open_glyphs(root)
     if not folder.exists():
         scripts = ("cifar_fs", "flowers102")
         script = f"data_scripts.{name}" if name in scripts else "data_scripts.own_images FOLDER"
@@ -339,8 +343,41 @@ def open_dataset(name: str, root: str | os.PathLike[str] | None = None) -> dict[
             f"no data set {name!r} at {folder}: make it with "
             f"`python -m {script}{extra} --root {root}`"
         )
+    return _open_pack(folder)
+
+
+def _open_pack(folder: Path) -> dict[str, ImageSet]:
     content = check_pack(folder)
     return {
-        split: _open_split(folder, name, split, entry)
+        split: _open_split(folder, content["name"], split, entry)
         for split, entry in content["splits"].items()
     }
+
+
+def _open_glyphs(root: Path) -> dict[str, ImageSet]:
+    """The built-in data set: rendered once, then opened from its pack like any other."""
+    from fslib import glyphs
+
+    version = hashlib.sha256(Path(glyphs.__file__).read_bytes()).hexdigest()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / ".glyphs.lock"):
+            folder = root / "glyphs"
+            if folder.exists() and check_pack(folder)["notes"].get("version") == version:
+                return _open_pack(folder)
+            splits = glyphs.render_glyphs()
+            packs = {
+                key: PackSplit(
+                    part.images.numpy(),
+                    part.labels.numpy(),
+                    part.class_names,
+                    part.superclass,
+                    semantics=None if part.semantics is None else part.semantics.numpy(),
+                )
+                for key, part in splits.items()
+            }
+            notes = {"version": version}
+            write_pack(root, "glyphs", packs, licence="MIT", source="fslib.glyphs", notes=notes)
+            return _open_pack(folder)
+    except PermissionError:  # a read-only data folder: render every time
+        return glyphs.render_glyphs()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 from tqdm import tqdm
 
@@ -36,7 +36,8 @@ def interval(values: np.ndarray | Tensor) -> tuple[float, float]:
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
         return float(values.mean()), float("nan")
-    return float(values.mean()), float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean()), float(error * stdtrit(len(values) - 1, 0.975))
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ def embed_images(
     method.eval()
     starts = range(0, len(pixels), batch_size)
     maps: Tensor | None = None
-    with torch.inference_mode(), autocast(device, precision):
+    # Not inference mode: its tensors could never be trained on (cached features).
+    with torch.no_grad(), autocast(device, precision):
         for start in tqdm(starts, "embedding", disable=not progress, leave=False):
             part = method.embed(pixels[start : start + batch_size].to(device)).float().cpu()
             if maps is None:
@@ -129,7 +131,12 @@ def embed_images(
     method.train(was_training)
     if maps is None:
         raise ValueError("there are no images to embed")
-    return maps.clone()
+    return maps
+
+
+def _gather(features: Tensor, rows: Tensor) -> Tensor:
+    """`features[rows]`, copied row by row: twice as fast as general indexing."""
+    return features.index_select(0, rows.flatten()).view(*rows.shape, *features.shape[1:])
 
 
 def _chunks(episodes: Episodes, width: int) -> Iterator[Episodes]:
@@ -151,7 +158,7 @@ def score_episodes(method: Method, features: Tensor, episodes: Episodes, head: H
     """
     score = method.score if head is None else head.score
     for part in _chunks(episodes, features[0].numel()):
-        yield score(features[part.support], features[part.query].flatten(1, 2))
+        yield score(_gather(features, part.support), _gather(features, part.query.flatten(1)))
 
 
 def evaluate(

@@ -171,9 +171,21 @@ def measured(
 
 
 def _pairs(words: Sequence[str]) -> dict[str, Any]:
-    """`NAME=VALUE` words as a dictionary; values are YAML, of which JSON is a part."""
-    pairs = dict(word.split("=", 1) for word in words)
-    return {key: yaml.safe_load(value) for key, value in pairs.items()}
+    """`NAME=VALUE` words as a dictionary; values are JSON or, for plain words, YAML."""
+    pairs = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise SystemExit(f"an option is NAME=VALUE, such as point_wise=true, not {word!r}")
+        try:
+            pairs[key] = json.loads(value)  # YAML 1.1 takes 1e-05 for a word
+        except ValueError:
+            pairs[key] = yaml.safe_load(value)
+    return pairs
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -200,7 +212,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
     words = sys.argv[1:] if words is None else words
-    given = vars(_parser().parse_args(words))
+    parser = _parser()
+    given = vars(parser.parse_args(words))
     fields = {f.name: given[f.name] for f in dataclasses.fields(Config)}
     fields |= {key: _pairs(given[key]) for key in ("options", "backbone_options")}
     fields["milestones"] = tuple(
@@ -209,9 +222,9 @@ def main(words: Sequence[str] | None = None) -> None:
     config = Config(**fields)
     also = [
         word
-        for key in ("on", "corruptions", "heads")
-        if given[key]
-        for word in (f"--{key}", *given[key])
+        for key in ("on", "corruptions", "heads", "shots", "episodes")
+        if given[key] != parser.get_default(key)
+        for word in (f"--{key}", *map(str, _listed(given[key])))
     ]
     data = open_dataset(config.dataset, given["root"])
     run = fit(config, data, root=given["root"])

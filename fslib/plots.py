@@ -28,6 +28,7 @@ from fslib.plot_style import (
     colour_of,
     label_of,
     short_name,
+    signed,
     use_book_style,
 )
 
@@ -47,6 +48,13 @@ __all__ = [
     "show_images",
     "use_book_style",
 ]
+
+
+def _column_title(column: str) -> str:
+    """The title of a column of a training history."""
+    if column.startswith("val_"):
+        return f"Validation accuracy, {column[4:].replace('_', ' ')} (%)"
+    return column.replace("_", " ").capitalize()
 
 
 def learning_curve(
@@ -84,7 +92,7 @@ def learning_curve(
                 line["epoch"], line[column], dots + "-", ms=3, color=colour, label=label_of(name)
             )
     for axis, column in zip(grid[0], columns, strict=True):
-        axis.set(xlabel="Epoch", title=column.replace("_", " ").capitalize())
+        axis.set(xlabel="Epoch", title=_column_title(column))
         axis.grid(axis="y")
         axis.xaxis.get_major_locator().set_params(integer=True)
     if len(tables) > 1:
@@ -100,7 +108,8 @@ def accuracy_bars(
     Args:
         table: Columns "method" (a method's name or any label), "mean" and "ci95"; bars appear in
             the order of the rows.
-        group: A column, such as "shot": one panel for each of its values.
+        group: A column, such as "shot": one panel for each of its values, with the title "5 shot",
+            or with the value itself where that is text.
         start: Where the axis starts; chance (20 for 5 ways) is a fair choice.
         unit: Written after the axis label.
     """
@@ -126,7 +135,10 @@ def accuracy_bars(
             )
         axis.set_xlim(start, top + 0.38 * len(parts) * (top - start) / 2)
         axis.set_xticks([t for t in axis.get_xticks() if start <= t <= top])
-        axis.set(xlabel=f"Accuracy ({unit})", title=f"{value} {group}" if group else "")
+        axis.set(
+            xlabel=f"Accuracy ({unit})",
+            title=value if isinstance(value, str) else f"{value} {group}",
+        )
         axis.grid(axis="x")
         axis.tick_params(axis="y", length=0)
     grid[0, 0].set_yticks(range(len(methods)), [label_of(m) for m in methods])
@@ -152,7 +164,7 @@ def interval_plot(
         axis.errorbar(row.mean, y, xerr=row.ci95, color=colour, lw=1.6, capsize=3)
         axis.plot(row.mean, y, "o", ms=6, color=colour, mfc=colour if clear else "white")
         axis.annotate(
-            f"{row.mean:+.2f} ± {row.ci95:.2f}",
+            f"{signed(row.mean, plus=True)} ± {row.ci95:.2f}",
             (1.02, y),
             xycoords=("axes fraction", "data"),
             va="center",
@@ -240,9 +252,8 @@ def grid_heat(
         i, j = np.unravel_index(np.nanargmax(table), table.shape)
         axis.add_patch(plt.Rectangle((j - 0.48, i - 0.46), 0.96, 0.92, fill=False, ec=WRONG, lw=2))
     turn = max(len(str(c)) for c in columns) * 0.075 > size
-    axis.set_xticks(
-        range(width), columns, rotation=45 if turn else 0, ha="right" if turn else "center"
-    )
+    slant = {"rotation": 45, "ha": "right"} if turn else {}
+    axis.set_xticks(range(width), columns, **slant)
     axis.set_yticks(range(height), rows)
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.tick_params(length=0)

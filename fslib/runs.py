@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fslib.augment import POLICIES
 from fslib.methods import Method, build_method
 
 
@@ -72,6 +73,24 @@ class Config:
     variant: str = ""
 
     LABELS = ("profile", "variant")
+
+    def __post_init__(self) -> None:
+        """Refuse a wrong name now rather than hours into training."""
+        for name, known in (
+            ("augment", POLICIES),
+            ("optimiser", ("sgd", "adam")),
+            ("schedule", ("cosine", "steps")),
+            ("precision", ("auto", "bf16-mixed", "32-true")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(known)}"
+                )
+        if self.epochs < 1 or not 0 <= self.warmup < 1:
+            raise ValueError(
+                "epochs must be at least 1 and warmup a share in [0, 1), "
+                f"not {self.epochs} and {self.warmup}"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """All fields, as JSON holds them."""
@@ -188,10 +207,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, "pt") as file:
             facts = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-            return {key: file.get_tensor(key) for key in file.keys()}, facts  # noqa: SIM118
-    except (SafetensorError, ValueError) as error:
+            return {key: file.get_tensor(key) for key in file.keys()}, facts
+    except (SafetensorError, ValueError, OSError) as error:
         raise RunCorrupt(
-            f"{path} is damaged ({error}): delete the folder {path.parent} and train again"
+            f"{path} cannot be read ({error}): delete the folder {path.parent} and train again"
         ) from None
 
 
@@ -237,7 +256,9 @@ def open_run(folder: Path) -> Run:
         config, facts = config_of(content["config"]), content["facts"]
         history, classes = content["history"], facts["classes"]
     except (ValueError, KeyError, TypeError) as error:
-        raise RunCorrupt(f"{summary} cannot be read ({error}): delete {folder}") from None
+        raise RunCorrupt(
+            f"{summary} cannot be read ({error}): delete the folder {folder} and train again"
+        ) from None
     method = config.build(classes)
     load_weights(method, folder / "weights.safetensors", config.method)
     method = method.to(memory_format=torch.channels_last).eval()

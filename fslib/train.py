@@ -83,8 +83,11 @@ def epoch_rows(method: Method, images: ImageSet, seed: list[int], steps: int) ->
             images.class_names,
         )
         return drawn.index.reshape(steps, form.images)
-    order = np.random.default_rng(seed).permutation(len(images))[: steps * form.size]
-    return torch.from_numpy(order).view(steps, form.size)
+    # All processes shuffle alike and each takes its own stretch, so no image comes twice.
+    *stream, rank = seed
+    order = np.random.default_rng([*stream, 0]).permutation(len(images))
+    part = order[rank * steps * form.size : (rank + 1) * steps * form.size]
+    return torch.from_numpy(part).view(steps, form.size)
 
 
 def _fabric(precision: str) -> Fabric:
@@ -199,6 +202,9 @@ def _train(
         )
     raw_optimiser = _optimiser(config, method)
     history: list[dict[str, Any]] = []
+    module, optimiser = fabric.setup(method, raw_optimiser)
+    module.mark_forward_method("loss")
+    # After the set-up, so that the optimiser's state follows the weights to their device.
     checkpoint = folder / "checkpoint.safetensors"
     if checkpoint.exists():
         tensors, facts = load_tensors(checkpoint)
@@ -213,8 +219,6 @@ def _train(
                 state.setdefault(int(index), {})[name] = value
         groups = raw_optimiser.state_dict()["param_groups"]
         raw_optimiser.load_state_dict({"state": state, "param_groups": groups})
-    module, optimiser = fabric.setup(method, raw_optimiser)
-    module.mark_forward_method("loss")
     pixels = images.images
     if fabric.device.type == "cuda":
         pixels = pixels.to(fabric.device)  # uint8: CIFAR-FS takes 118 MB

@@ -50,11 +50,11 @@ class ProtoNet(Method):
         """Cross-entropy of the queries over the ways, logits = -squared distance (Eq. 2)."""
         maps = self.backbone(self.normalise(batch.images)).float()
         if self.point_wise:
-            support, query = batch.episodes(maps.flatten(2).transpose(1, 2))  # (..., P, C)
-            prototypes = support.mean((2, 3))
+            features = maps.flatten(2).transpose(1, 2)  # (B, P, C), one feature a position
         else:
-            support, query = batch.episodes(self.head.raw_features(maps).unsqueeze(1))
-            prototypes = support.mean((2, 3))
+            features = self.head.raw_features(maps).unsqueeze(1)  # (B, 1, d)
+        support, query = batch.episodes(features)
+        prototypes = support.mean((2, 3))
         count, way, queries, positions, _ = query.shape
         distances = squared_distance(query.flatten(1, 3), prototypes)  # (count, way Q P, way)
         target = torch.arange(way, device=maps.device).repeat_interleave(queries * positions)
