@@ -29,11 +29,7 @@ environment:
 	@$(PYTHON) ci/setup.py
 
 book: environment ## run every page (PROFILE=quick) and render the book into build/html
-	@$(RUN) ci/check.py --sources
-	@$(RUN) ci/execute.py --profile $(PROFILE) $(JOBS:%=--jobs %) --output build/book
-	@$(RUN) ci/render.py --executed build/book
-	@$(RUN) ci/check.py --executed build/book --html build/html
-	@echo "The book is ready; open $(CURDIR)/build/html/index.html"
+	@$(RUN) ci/book.py --profile $(PROFILE) $(JOBS:%=--jobs %)
 
 test: environment ## run the tests
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest
@@ -48,10 +44,7 @@ edition: environment ## run the published edition into results/notebooks (PROFIL
 	@echo "The edition is in results/notebooks; make site renders it"
 
 site: environment ## render results/notebooks into build/html without running anything
-	@$(RUN) ci/check.py --sources
-	@$(RUN) ci/render.py --executed results/notebooks
-	@$(RUN) ci/check.py --html build/html
-	@echo "The site is ready; open $(CURDIR)/build/html/index.html"
+	@$(RUN) ci/book.py --edition
 
 twins: environment ## let every .ipynb of the book follow its .py
 	@$(RUN) ci/twins.py

@@ -33,6 +33,7 @@ profile: str = "quick"  # which profile these values belong to
 dataset: str = "glyphs"  # what the network was trained on
 backbone: str = "conv4"  # conv4, resnet12_slim or resnet12
 epochs: int = 3  # passes over the training images
+augment: str = "none"  # mirrored letters would be other letters
 seed: int = 0  # of the network, and of who becomes support
 
 # %%
@@ -40,13 +41,14 @@ import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from IPython.display import Markdown
 
 from fslib.data import open_dataset
 from fslib.episodes import draw_episodes
 from fslib.evaluate import embed_images, evaluate
-from fslib.plot_style import to_pixels, use_book_style
+from fslib.plot_style import short_name, to_pixels, use_book_style
 from fslib.plots import confusion
 from fslib.runs import Config
 from fslib.train import fit
@@ -64,17 +66,17 @@ side = data["train"].size[0]
 # seen.
 
 # %%
-from data_scripts.own_images import build
+from data_scripts.own_images import build, plan
 
 
 def sample_folder(place: Path) -> Path:
-    """Eight images of each of six novel classes, as PNG files."""
+    """Twenty images of each of six novel classes, as PNG files."""
     from torchvision.io import write_png
 
     novel = data["test"]
     step = novel.classes // 6
     for c in range(0, step * 6, step):
-        name = novel.class_names[c].replace(" ", "_").replace("/", "_")
+        name = novel.class_names[c].replace("/", " ").lower()
         target = place / name
         target.mkdir(parents=True)
         for i, row in enumerate(novel.rows_of(c)[:20].tolist()):
@@ -85,7 +87,7 @@ def sample_folder(place: Path) -> Path:
 work = Path(tempfile.mkdtemp())
 photos = Path(folder).expanduser() if folder else sample_folder(
     work / "sample")
-build(photos, work / "data", "mine", side=side)
+build(plan(photos, side=side), work / "data", "mine")
 mine = open_dataset("mine", work / "data")["test"]
 print(mine)
 
@@ -98,7 +100,7 @@ print(mine)
 # %%
 run = fit(
     Config("ce", dataset=dataset, backbone=backbone, epochs=epochs,
-           seed=seed, profile=profile),
+           augment=augment, seed=seed, profile=profile),
     data,
 )
 
@@ -140,8 +142,8 @@ for axis in axes.flat:
 for axis, i in zip(axes.flat, shown.tolist()):
     axis.imshow(to_pixels(mine.images[query[i]]))
     colour = "#009E73" if right[i] else "#D55E00"
-    said = names[int(predicted[i])].replace("_", " ").lower()
-    axis.set_title(f"{said[-18:]}\n{confidence[i]:.0%}", fontsize=7,
+    said = short_name(names[int(predicted[i])].upper(), 16)
+    axis.set_title(f"{said}\n{confidence[i]:.0%}", fontsize=7,
                    color=colour)
 figure.tight_layout()
 
@@ -170,10 +172,12 @@ scores = evaluate(
     run.method, mine, shot, mine.classes, min(15, left), 1000, seed,
     maps=maps,
 )
-print(f"{mine.classes}-way {shot}-shot: {scores} % over 1,000 supports; "
-      f"a single one lies mostly within "
-      f"{scores.mean - 2 * scores.accuracy.std():.0f} and "
-      f"{min(100, scores.mean + 2 * scores.accuracy.std()):.0f} %")
+low, high = np.percentile(scores.accuracy, [2.5, 97.5])
+Markdown(
+    f"{mine.classes}-way {shot}-shot: {scores} % over 1,000 supports. "
+    f"A single support gives something between {low:.0f} and {high:.0f} % "
+    "in 95 of 100 cases."
+)
 
 # %% [markdown]
 # ## When there are too few
@@ -188,7 +192,8 @@ try:
     draw_episodes(mine.labels, 1, mine.classes, smallest, 1, seed,
                   mine.class_names)
 except TooFewImages as error:
-    print(error)
+    message = str(error)
+Markdown(f"> {message}")
 
 # %% [markdown]
 # ## Better answers

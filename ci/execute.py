@@ -145,9 +145,8 @@ def main(arguments: list[str] | None = None) -> int:
         plan.append((late, -before.get("seconds", 0), source, output, values, note, page))
     plan.sort(key=lambda row: row[:3])
     jobs, threads = crew(given.jobs, len(plan))
-    same = f", {unchanged} unchanged" if unchanged else ""
     print(
-        f"{len(plan)} pages to run under profile {given.profile}{same}"
+        f"profile {given.profile}: pages to run: {len(plan)}, unchanged: {unchanged}"
         + (f"; {jobs} at a time, threads each: {threads}" if plan else ""),
         flush=True,
     )

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from data_scripts import archives, common, fetch, images
+from data_scripts import archives, common, fetch, glove, images
 from data_scripts.common import ScriptError, say
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
@@ -206,7 +206,6 @@ def build(
     Raises:
         ScriptError: Something is missing or damaged; says what to do.
     """
-    from data_scripts import glove
     from fslib.data import write_pack
 
     split = common.read_split(split_file or common.SPLIT_FILES / "cifar_fs.json")
@@ -265,6 +264,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = {"split": options.split.name if options.split else "published"}
     with common.locked(options.root, options.name):
         if common.finished(options.root, options.name, settings, options.force):
+            if options.semantics is not None:
+                folder = options.root / options.name
+                names = glove.class_names(folder)
+                glove.add_to_pack(folder, glove.Table.read(options.semantics, names))
+                say(f"put word vectors from {options.semantics} into it")
             return
         folder = build(
             options.root,

@@ -40,6 +40,7 @@ class ResumingDownloader:
     """
 
     def __init__(self, part: Path) -> None:
+        """Nothing is opened or asked for yet."""
         self.part = part
         self.resumed = False  # some bytes are from an earlier answer
 

@@ -189,12 +189,7 @@ def add_to_pack(folder: Path, table: Table, partial: bool = False) -> None:
     Raises:
         ScriptError: A class has no vector; nothing was changed then.
     """
-    from fslib.data import DataCorrupt, check_pack
-
-    try:
-        content = check_pack(folder)
-    except DataCorrupt as error:
-        raise ScriptError(str(error)) from None
+    content = _checked(folder)
     arrays = {s: table.cut(e["class_names"], partial) for s, e in content["splits"].items()}
     old = []
     for split, array in arrays.items():
@@ -219,15 +214,26 @@ def add_to_pack(folder: Path, table: Table, partial: bool = False) -> None:
         path.unlink(missing_ok=True)
 
 
-def _names(options: Any) -> list[str]:
-    if options.pack is not None:
-        from fslib.data import DataCorrupt, check_pack
+def _checked(folder: Path) -> dict[str, Any]:
+    """What pack.json says, in one error of ours if the pack is damaged or missing."""
+    from fslib.data import DataCorrupt, check_pack
 
-        try:
-            content = check_pack(options.pack)
-        except DataCorrupt as error:
-            raise ScriptError(str(error)) from None
-        return [c for entry in content["splits"].values() for c in entry["class_names"]]
+    if not folder.is_dir():
+        raise ScriptError(f"there is no pack at {folder}: make it first")
+    try:
+        return check_pack(folder)
+    except DataCorrupt as error:
+        raise ScriptError(str(error)) from None
+
+
+def class_names(folder: Path) -> list[str]:
+    """The class names of a pack, over all its splits."""
+    return [c for entry in _checked(folder)["splits"].values() for c in entry["class_names"]]
+
+
+def _names(options: argparse.Namespace) -> list[str]:
+    if options.pack is not None:
+        return class_names(options.pack)
     if not options.classes.exists():
         raise ScriptError(f"there is no list of classes at {options.classes}")
     lines = options.classes.read_text(encoding="utf-8").splitlines()

@@ -21,6 +21,7 @@ from data_scripts.common import SPLITS, ScriptError
 if TYPE_CHECKING:
     from fslib.data import PackSplit
 
+ORIENTATION = 0x0112  # the EXIF tag
 A = TypeVar("A")
 B = TypeVar("B")
 # An image on its way into the pack: class name, file name, pixels uint8 (3, H, W).
@@ -52,26 +53,6 @@ def in_parallel(function: Callable[[A], B], items: Iterable[A], window: int = 8)
                 future.cancel()
 
 
-def decode_small(blob: bytes, file: str) -> np.ndarray:
-    """Decode a small image as it is, uint8 (3, H, W).
-
-    torchvision's decoder needs 0.6 of Pillow's time on 32 x 32 pixels and runs beside others.
-
-    Raises:
-        BrokenImage: It cannot be decoded.
-    """
-    import torch
-    from torchvision.io import ImageReadMode, decode_image
-
-    try:
-        # bytearray: torch wants memory that it could write to.
-        data = torch.frombuffer(bytearray(blob), dtype=torch.uint8)
-        return decode_image(data, ImageReadMode.RGB).numpy()
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "cut off"
-        raise BrokenImage(f"the image {file} is cut off or unreadable ({reason})") from None
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
         # Pillow clips 16-bit grey at 255 where the upper byte is meant.
@@ -81,7 +62,35 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # What lies under a transparent pixel is arbitrary: show it on white.
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _open(blob: bytes, file: str, draft: int | None = None) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(blob)) as opened:
+            if draft:
+                opened.draft("RGB", (draft, draft))
+            opened.load()
+            # Asking costs as much as decoding a small image: not where there is no metadata.
+            turned = opened.info and opened.getexif().get(ORIENTATION, 1) != 1
+            return _to_rgb(ImageOps.exif_transpose(opened) if turned else opened)
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "cannot identify image file" in reason:
+            reason = "its content is no known image format"
+        raise BrokenImage(f"the image {file} is cut off or unreadable ({reason})") from None
+
+
+def decode_small(blob: bytes, file: str) -> np.ndarray:
+    """Decode an image as it is, uint8 (3, H, W).
+
+    torchvision's decoder is faster on 32 x 32 pixels (0.6 of the time), but importing it takes
+    as long as decoding all of CIFAR-FS.
+
+    Raises:
+        BrokenImage: It is cut off or unreadable.
+    """
+    return np.ascontiguousarray(np.asarray(_open(blob, file)).transpose(2, 0, 1))
 
 
 def decode_square(blob: bytes, file: str, side: int, fast: bool = False) -> np.ndarray:
@@ -99,19 +108,7 @@ def decode_square(blob: bytes, file: str, side: int, fast: bool = False) -> np.n
     Raises:
         BrokenImage: It is cut off or unreadable.
     """
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of very large pictures and refuses enormous ones: refuse both.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(blob)) as opened:
-                if fast:
-                    opened.draft("RGB", (4 * side, 4 * side))
-                image = _to_rgb(ImageOps.exif_transpose(opened))
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "cannot identify image file" in reason:
-            reason = "its content is no known image format"
-        raise BrokenImage(f"the image {file} is cut off or unreadable ({reason})") from None
+    image = _open(blob, file, draft=4 * side if fast else None)
     width, height = image.size
     if min(width, height) != side:
         scale = side / min(width, height)
@@ -159,7 +156,13 @@ def decode_all(
 
     records: list[Record] = []
     # disable=None: no bar where the output is a file.
-    with tqdm(total=total, unit=" images", desc="decode", disable=None) as bar:
+    with (
+        tqdm(total=total, unit=" images", desc="decode", disable=None) as bar,
+        warnings.catch_warnings(),
+    ):
+        # Pillow warns of very large pictures and refuses enormous ones: refuse both. Set here,
+        # because filters belong to the process and not to a thread.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
         for part in in_parallel(decode_some, batches()):
             records += part
             bar.update(len(part))

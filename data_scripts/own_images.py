@@ -12,7 +12,11 @@ train/, val/ and test/ with class folders in them brings its split along.
 from __future__ import annotations
 
 import argparse
+import collections
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -130,29 +134,79 @@ def split_by_fraction(
     return {s: [classes[i] for i in sorted(rows)] for s, rows in parts.items() if len(rows)}
 
 
-def build(
+@dataclass(frozen=True)
+class Plan:
+    """What is going to be packed.
+
+    Attributes:
+        folder: What the user gave.
+        classes: The image files of each class.
+        split: Class names under train, val, test.
+        side: Height and width in pixels.
+    """
+
+    folder: Path
+    classes: dict[str, list[Path]]
+    split: dict[str, list[str]]
+    side: int
+
+    @property
+    def files(self) -> list[tuple[str, Path]]:
+        """Class and file of every image, split by split."""
+        return [(c, p) for s in SPLITS for c in self.split.get(s, []) for p in self.classes[c]]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What must agree for a finished pack to be the wanted one."""
+        size = sum(path.stat().st_size for _, path in self.files)
+        sizes = [f"{len(self.split[s])} {s}" for s in SPLITS if self.split.get(s)]
+        names = json.dumps([self.split.get(s, []) for s in SPLITS])
+        return {
+            "side": self.side,
+            "images": f"{len(self.files)} files of {size:,} bytes",
+            "classes": f"{', '.join(sizes)} ({hashlib.sha256(names.encode()).hexdigest()[:8]})",
+        }
+
+
+def plan(
     folder: Path,
-    root: Path,
-    name: str,
     side: int = 84,
     split_files: Sequence[Path] = (),
     val: float = 0.0,
     test: float = 1.0,
     seed: int = 0,
-    at_least: int = 1,
-    skip_broken: bool = False,
-) -> Path:
-    """Make the pack.
+) -> Plan:
+    """Look through the folder and decide what goes where; no image is opened yet.
 
     Args:
         folder: One folder a class.
-        root: Folder of the packs.
-        name: Name of the pack.
         side: Height and width in pixels.
         split_files: See `split_from_lists`.
         val: Fraction of the classes in the split `val`.
         test: Fraction of the classes in the split `test`.
         seed: Of dealing the classes out.
+
+    Raises:
+        ScriptError: There are no class folders, or the split does not fit them.
+    """
+    classes, split, aside = find(folder)
+    if aside:
+        more = f" and {len(aside) - 5} more" if len(aside) > 5 else ""
+        say(f"note: left aside, as no image of a class: {', '.join(aside[:5])}{more}")
+    if split_files:
+        split = split_from_lists(split_files, list(classes))
+    elif split is None:
+        split = split_by_fraction(list(classes), val, test, seed)
+    return Plan(folder, classes, split, side)
+
+
+def build(plan: Plan, root: Path, name: str, at_least: int = 1, skip_broken: bool = False) -> Path:
+    """Make the pack.
+
+    Args:
+        plan: What goes where.
+        root: Folder of the packs.
+        name: Name of the pack.
         at_least: The smallest permitted number of images in a class.
         skip_broken: Leave unreadable images out, with a note, where the first one would stop.
 
@@ -160,29 +214,17 @@ def build(
         The folder of the pack.
 
     Raises:
-        ScriptError: Something is missing or damaged; says what to do.
+        ScriptError: A class has too few images, or an image cannot be read.
     """
     from fslib.data import write_pack
 
-    classes, split, aside = find(folder)
-    if aside:
-        more = f" and {len(aside) - 5} more" if len(aside) > 5 else ""
-        say(f"note: {len(aside)} files left aside: {', '.join(aside[:5])}{more}")
-    if split_files:
-        split = split_from_lists(split_files, list(classes))
-    elif split is None:
-        split = split_by_fraction(list(classes), val, test, seed)
-    chosen = [c for s in SPLITS for c in split.get(s, [])]
-    for label in chosen:  # before the work, and once more below for the images that can be read
-        if len(classes[label]) < at_least:
-            raise ScriptError(_too_few(label, len(classes[label]), at_least, folder))
-    total = sum(len(classes[c]) for c in chosen)
-    common.need_space(root, total * 3 * side * side, f"packing {name}")
+    folder, side, files = plan.folder, plan.side, plan.files
+    _check_counts(collections.Counter(c for c, _ in files), plan, at_least)  # before the work
+    common.need_space(root, len(files) * 3 * side * side, f"packing {name}")
 
     def found() -> Iterator[tuple[str, str, bytes]]:
-        for label in chosen:
-            for path in classes[label]:
-                yield label, path.relative_to(folder).as_posix(), path.read_bytes()
+        for label, path in files:
+            yield label, path.relative_to(folder).as_posix(), path.read_bytes()
 
     def decode(blob: bytes, file: str) -> np.ndarray:
         # decode_all writes class/file; the path below the folder has the class in it already.
@@ -190,23 +232,20 @@ def build(
 
     broken: list[str] | None = [] if skip_broken else None
     try:
-        records = images.decode_all(found(), decode, total, broken)
+        records = images.decode_all(found(), decode, len(files), broken)
     except images.BrokenImage as error:
         raise ScriptError(f"{error}: mend or remove it, or add --skip-broken") from None
     for line in broken or []:
         say(f"skipped: {line}")
-    left = {label: sum(r[0] == label for r in records) for label in chosen}
-    for label, count in left.items():
-        if count < at_least:
-            raise ScriptError(_too_few(label, count, at_least, folder))
-    splits = images.assemble(records, split, str(folder))
+    _check_counts(collections.Counter(r[0] for r in records), plan, at_least)
+    splits = images.assemble(records, plan.split, str(folder))
+    by_class: dict[str, list[str]] = collections.defaultdict(list)
+    for label, file, _ in records:
+        by_class[label].append(file)
     notes: dict[str, Any] = {
-        "settings": {"side": side},
+        "settings": plan.settings,
         "processing": f"shorter side to {side} (Lanczos), centre cut out",
-        "files": {
-            s: [f for c in split[s] for f in sorted(r[1] for r in records if r[0] == c)]
-            for s in splits
-        },
+        "files": {s: [f for c in plan.split[s] for f in sorted(by_class[c])] for s in splits},
         "skipped": broken or [],
         "identical_images": images.identical_groups(splits),
     }
@@ -215,11 +254,14 @@ def build(
     )
 
 
-def _too_few(label: str, count: int, need: int, folder: Path) -> str:
-    return (
-        f"class {label} has {count} readable images and {need} are needed: add {need - count} to "
-        f"{folder / label}, remove the class, or lower --at-least"
-    )
+def _check_counts(counts: collections.Counter[str], plan: Plan, need: int) -> None:
+    for label in (c for s in SPLITS for c in plan.split.get(s, [])):
+        if counts[label] < need:
+            raise ScriptError(
+                f"class {label} has {counts[label]} readable images and {need} are needed: add "
+                f"{need - counts[label]} to {plan.folder / label}, remove the class, or lower "
+                "--at-least"
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -261,21 +303,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(argv)
     with common.locked(options.root, options.name):
-        settings = {"side": options.side}
-        if common.finished(options.root, options.name, settings, options.force):
-            return
-        folder = build(
-            options.folder,
-            options.root,
-            options.name,
-            options.side,
-            options.split,
-            options.val,
-            options.test,
-            options.seed,
-            options.at_least,
-            options.skip_broken,
+        wanted = plan(
+            options.folder, options.side, options.split, options.val, options.test, options.seed
         )
+        if common.finished(options.root, options.name, wanted.settings, options.force):
+            return
+        folder = build(wanted, options.root, options.name, options.at_least, options.skip_broken)
         say(f"packed {common.summary(folder)}")
 
 

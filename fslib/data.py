@@ -29,6 +29,8 @@ from fslib.paths import data_root
 
 SPLITS = ("train", "val", "test")
 FORMAT = 1
+# The built-in data sets: classes and images of a class. The small one is for tests of the pages.
+GLYPHS = {"glyphs": (100, 120), "glyphs_small": (40, 40)}
 
 
 class DataMissing(FileNotFoundError):
@@ -321,7 +323,7 @@ def open_dataset(name: str, root: str | os.PathLike[str] | None = None) -> dict[
     """Open a packed data set, or render the built-in one.
 
     Args:
-        name: `glyphs` (built in, nothing to download) or the name of a packed data set.
+        name: `glyphs` or `glyphs_small` (built in, nothing to download), or a packed data set.
         root: Folder of the packs; `$FSLIB_DATA` or `data/` of the project where None.
 
     Returns:
@@ -333,8 +335,8 @@ def open_dataset(name: str, root: str | os.PathLike[str] | None = None) -> dict[
     """
     root = data_root() if root is None else Path(root)
     folder = root / name
-    if name == "glyphs":
-        return _open_glyphs(root)
+    if name in GLYPHS:
+        return _open_glyphs(name, root)
     if not folder.exists():
         scripts = ("cifar_fs", "flowers102")
         script = f"data_scripts.{name}" if name in scripts else "data_scripts.own_images FOLDER"
@@ -354,18 +356,18 @@ def _open_pack(folder: Path) -> dict[str, ImageSet]:
     }
 
 
-def _open_glyphs(root: Path) -> dict[str, ImageSet]:
+def _open_glyphs(name: str, root: Path) -> dict[str, ImageSet]:
     """The built-in data set: rendered once, then opened from its pack like any other."""
     from fslib import glyphs
 
     version = hashlib.sha256(Path(glyphs.__file__).read_bytes()).hexdigest()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / ".glyphs.lock"):
-            folder = root / "glyphs"
+        with FileLock(root / f".{name}.lock"):
+            folder = root / name
             if folder.exists() and check_pack(folder)["notes"].get("version") == version:
                 return _open_pack(folder)
-            splits = glyphs.render_glyphs()
+            splits = glyphs.render_glyphs(*GLYPHS[name])
             packs = {
                 key: PackSplit(
                     part.images.numpy(),
@@ -377,7 +379,7 @@ def _open_glyphs(root: Path) -> dict[str, ImageSet]:
                 for key, part in splits.items()
             }
             notes = {"version": version}
-            write_pack(root, "glyphs", packs, licence="MIT", source="fslib.glyphs", notes=notes)
+            write_pack(root, name, packs, licence="MIT", source="fslib.glyphs", notes=notes)
             return _open_pack(folder)
     except PermissionError:  # a read-only data folder: render every time
-        return glyphs.render_glyphs()
+        return glyphs.render_glyphs(*GLYPHS[name])

@@ -18,7 +18,7 @@ def squared_distance(query: Tensor, prototypes: Tensor) -> Tensor:
     """Squared Euclidean distance of every query to every prototype.
 
     Both are shifted by the mean prototype first: distances stay, but the cancellation in
-    |q|^2 + |c|^2 - 2 q.c becomes harmless in float32.
+    ``|q|^2 + |c|^2 - 2 q.c`` becomes harmless in float32.
 
     Args:
         query: (..., Q, d).

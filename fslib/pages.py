@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import HTML, Markdown
 
 from fslib.paths import ROOT
 
@@ -30,6 +30,19 @@ def show_source(*things: Any) -> Markdown:
         place = file[file.rfind("fslib") :]
         blocks.append(f"`{place}`, line {start}:\n\n```python\n{code}\n```")
     return Markdown("\n\n".join(blocks))
+
+
+def table(rows: pd.DataFrame | Sequence[dict[str, Any]], digits: int = 2) -> HTML:
+    """A table without row numbers.
+
+    Args:
+        rows: A frame, or one dictionary a row.
+        digits: Decimals of plain numbers.
+    """
+    frame = pd.DataFrame(rows)
+    return HTML(
+        frame.to_html(index=False, border=0, na_rep="", float_format=f"{{:.{digits}f}}".format)
+    )
 
 
 def published(

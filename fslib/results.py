@@ -141,6 +141,7 @@ def load_records(root: Path | None = None, **where: Any) -> list[Record]:
 
     Raises:
         TypeError: A record has no such field.
+        ValueError: A record cannot be read.
     """
     root = results_root() if root is None else root
     fields = {f.name for f in dataclasses.fields(Record)} - {"root"}
@@ -148,7 +149,10 @@ def load_records(root: Path | None = None, **where: Any) -> list[Record]:
         raise TypeError(f"records have no field {', '.join(sorted(unknown))}")
     found = []
     for path in sorted((root / "runs").glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}): restore or delete it") from None
         if all(
             content.get(k) in v if isinstance(v, list | tuple) else content.get(k) == v
             for k, v in where.items()
@@ -198,8 +202,11 @@ def compare(
         percentage points.
 
     Raises:
+        RecordMissing: A group is empty.
         ValueError: The two were not scored on the same episodes.
     """
+    if not first or not second:
+        raise RecordMissing("one side has no records: measure it with `python -m fslib.measure`")
     sides = [[load_scores(r, shot) for r in group] for group in (first, second)]
     keys = {(len(s.correct), s.queries, s.way, s.seed) for group in sides for s in group}
     digests = {r.evaluated_digest for group in (first, second) for r in group}

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from fslib.augment import POLICIES, augment, crop_flip, jitter, to_float
 from torchvision.transforms.v2 import functional as transforms
+
+from fslib.augment import POLICIES, augment, crop_flip, jitter, to_float
 
 
 @pytest.fixture

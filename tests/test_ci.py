@@ -104,7 +104,7 @@ def test_a_second_run_does_nothing_and_changed_code_runs(copied, capsys):
     copy = copied / "out/start/task.ipynb"
     before = copy.stat().st_mtime_ns
     assert run_book(copied) == 0
-    assert "0 pages to run under profile smoke, 1 unchanged" in capsys.readouterr().out
+    assert "profile smoke: pages to run: 0, unchanged: 1" in capsys.readouterr().out
     script = copied / "book/start/task.py"
     script.write_text(script.read_text().replace("# # Task", "# # A better title"))
     assert run_book(copied) == 0

@@ -5,9 +5,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from scipy import stats
+
 from fslib.data import TooFewImages
 from fslib.episodes import draw_episodes
-from scipy import stats
 
 # Four classes of 6, 10, 20 and 40 images, shuffled, so a row number says nothing of its class.
 SIZES = (6, 10, 20, 40)

@@ -25,6 +25,7 @@ profile: str = "quick"  # which profile these values belong to
 dataset: str = "glyphs"  # trained and scored on
 backbone: str = "conv4"  # conv4, resnet12_slim or resnet12
 epochs: int = 3  # passes over the training images
+augment: str = "none"  # mirrored letters would be other letters
 seeds: list = [0]  # one run each
 episodes: int = 2000  # tasks of every score
 
@@ -36,7 +37,7 @@ from IPython.display import Markdown
 from fslib.data import open_dataset
 from fslib.measure import measured
 from fslib.methods import ce, protonet
-from fslib.pages import in_words, published, show_source
+from fslib.pages import in_words, published, show_source, table
 from fslib.plots import accuracy_bars, interval_plot, learning_curve
 from fslib.plot_style import use_book_style
 from fslib.results import compare, load_scores, mean_over_seeds
@@ -88,7 +89,7 @@ show_source(protonet.ProtoNet.loss)
 def config(method: str, seed: int) -> Config:
     return Config(
         method, dataset=dataset, backbone=backbone, epochs=epochs,
-        seed=seed, profile=profile,
+        augment=augment, seed=seed, profile=profile,
     )
 
 
@@ -152,7 +153,7 @@ Markdown(
 # seed is another network.
 
 # %% tags=["hide-input"]
-pd.DataFrame([
+table([
     {
         "method": r.method, "seed": r.seed,
         "1-shot": f"{r.accuracy['1']['mean']:.2f} ± "
@@ -163,7 +164,7 @@ pd.DataFrame([
         "core-minutes": round(r.facts["cpu_seconds"] / 60, 1),
     }
     for m in methods for r in records[m]
-]).style.hide(axis="index")
+])
 
 # %% [markdown]
 # ## Why compare in pairs
@@ -215,7 +216,7 @@ ours = pd.DataFrame([
         for s in (1, 5)}}
     for m in methods
 ])
-pd.concat([paper, ours]).style.hide(axis="index")
+table(pd.concat([paper, ours]))
 
 # %% [markdown]
 # BML's *Baseline-global* is CE and *Baseline-local* is ProtoNet, both with
@@ -232,4 +233,6 @@ pd.concat([paper, ours]).style.hide(axis="index")
 # - Each of these numbers has a record with the command that repeats it:
 
 # %% tags=["hide-input"]
-print("\n".join(r.command for m in methods for r in records[m]))
+Markdown("```bash\n" + "\n".join(
+    r.command.replace(" --", " \\\n  --", 1) for m in methods
+    for r in records[m]) + "\n```")

@@ -31,10 +31,10 @@ seed: int = 0  # chooses the pictures shown
 # %%
 import pandas as pd
 import torch
-from IPython.display import Markdown, display
+from IPython.display import Markdown
 
 from fslib.data import ImageSet, check_pack, open_dataset
-from fslib.pages import show_source
+from fslib.pages import show_source, table
 from fslib.paths import data_root
 from fslib.plot_images import show_images
 from fslib.plot_style import short_name, use_book_style
@@ -46,22 +46,20 @@ sets = {name: open_dataset(name) for name in names}
 # %% [markdown]
 # ## The pictures
 #
-# One image of each of 24 classes, at their true size in pixels.
+# One image of each of 16 classes from every split.
 
 # %%
 generator = torch.Generator().manual_seed(seed)
 for name, splits in sets.items():
     for split, images in splits.items():
         order = torch.randperm(images.classes, generator=generator)
-        chosen = [images.rows_of(int(c))[0] for c in order[:24]]
-        titles = [short_name(images.class_names[int(c)], 14)
-                  for c in order[:24]]
+        chosen = [images.rows_of(int(c))[0] for c in order[:16]]
+        titles = [short_name(images.class_names[int(c)], 13)
+                  for c in order[:16]]
         figure = show_images(
-            images.images[torch.stack(chosen)], titles, 12,
+            images.images[torch.stack(chosen)], titles, 8,
             f"{name}, {split}",
         )
-        display(figure)
-        figure.clear()
 
 # %% [markdown]
 # The three groups look alike and share no class. That is the point: what a
@@ -83,7 +81,7 @@ for name, splits in sets.items():
             "word vectors": "" if images.semantics is None
             else f"{images.semantics.shape[1]} wide",
         })
-pd.DataFrame(rows).style.hide(axis="index")
+table(rows)
 
 # %% [markdown]
 # ## Packed, not filed
@@ -127,8 +125,8 @@ for name in names:
                   for g in shown]
         titles = ["\n".join(f"{m['class']} ({m['split']})" for m in g)
                   for g in shown]
-        display(show_images(torch.stack(pixels), titles, 6))
-pd.DataFrame(leaks).style.hide(axis="index")
+        figure = show_images(torch.stack(pixels), titles, 6)
+table(leaks)
 
 # %% tags=["hide-input"]
 novel = sets[dataset]["test"]

@@ -21,6 +21,7 @@ dataset: str = "glyphs"  # trained and scored on
 transfer: str = ""  # a second set for the cross-domain score, "" for none
 backbone: str = "conv4"  # conv4, resnet12_slim or resnet12
 epochs: int = 3  # passes over the training images
+augment: str = "none"  # mirrored letters would be other letters
 seeds: list = [0]  # one run each
 episodes: int = 2000  # tasks of every score
 
@@ -29,13 +30,13 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from fslib.analysis.corruption import CORRUPTIONS, corrupt
+from fslib.analysis.corruption import corrupt
 from fslib.data import open_dataset
 from fslib.evaluate import embed_images, evaluate, interval
-from fslib.heads import HEADS, Head
+from fslib.heads import Head
 from fslib.measure import join, measured
-from fslib.pages import in_words, show_source
-from fslib.plots import accuracy_bars, interval_plot
+from fslib.pages import in_words, show_source, table
+from fslib.plots import interval_plot
 from fslib.plot_images import show_images
 from fslib.plot_style import label_of, use_book_style
 from fslib.results import compare, mean_over_seeds
@@ -49,7 +50,7 @@ methods = ("ce", "protonet")
 def config(method: str, seed: int) -> Config:
     return Config(
         method, dataset=dataset, backbone=backbone, epochs=epochs,
-        seed=seed, profile=profile,
+        augment=augment, seed=seed, profile=profile,
     )
 
 
@@ -73,7 +74,7 @@ tried = ["euclid", "l2n", "centred", "flat", "flat_l2n", "sqrt", "cosine"]
 scored = {
     (m, h): records(m, head=h) for m in methods for h in tried
 }
-table = pd.DataFrame([
+table([
     {
         "head": h,
         **{
@@ -84,7 +85,6 @@ table = pd.DataFrame([
     }
     for h in tried
 ])
-table.style.hide(axis="index")
 
 # %% tags=["hide-input"]
 parts = []
@@ -133,11 +133,12 @@ fitted = {
     (m, h): records(m, head=h, episodes=few)
     for m in methods for h in ("l2n", "regression")
 }
-for m in methods:
-    for shot in (1, 5):
-        gain = compare(fitted[m, "regression"], fitted[m, "l2n"], shot)
-        print(f"{label_of(m)}, {shot}-shot:",
-              in_words("regression", "the unit centroid", gain))
+Markdown("\n".join(
+    f"- {label_of(m)}, {shot}-shot: " + in_words(
+        "regression", "the unit centroid",
+        compare(fitted[m, "regression"], fitted[m, "l2n"], shot))
+    for m in methods for shot in (1, 5)
+))
 
 # %% [markdown]
 # ## How many episodes?
@@ -150,11 +151,11 @@ from fslib.results import load_scores
 
 accuracy = load_scores(scored["ce", "l2n"][0], 1).accuracy
 sizes = [n for n in (100, 200, 600, 2000, 10000) if n <= len(accuracy)]
-pd.DataFrame([
-    {"episodes": n, "accuracy": round(interval(accuracy[:n])[0], 2),
-     "± (95 %)": round(interval(accuracy[:n])[1], 2)}
+table([
+    {"episodes": f"{n:,}", "accuracy": interval(accuracy[:n])[0],
+     "± (95 %)": interval(accuracy[:n])[1]}
     for n in sizes
-]).style.hide(axis="index")
+])
 
 # %% [markdown]
 # The papers use 600 (SCL, margins, Negative Margin) or 2,000 (BML, DMF).
@@ -177,33 +178,35 @@ means = np.array([d.mean for d in draws])
 inside = np.mean([
     abs(d.mean - means.mean()) <= d.ci95 for d in draws
 ])
-print(f"20 draws of 600 episodes: {means.min():.2f} to {means.max():.2f} %")
-print(f"typical interval ± {np.mean([d.ci95 for d in draws]):.2f}; "
-      f"{inside:.0%} of them hold the mean of all draws")
+
+# %% tags=["hide-input"]
+Markdown(
+    f"Twenty draws of 600 episodes, one network: {means.min():.2f} to "
+    f"{means.max():.2f} %. The interval of a single draw is about "
+    f"± {np.mean([d.ci95 for d in draws]):.2f}, and {inside:.0%} of the "
+    "intervals hold the mean of all draws, so the interval keeps its "
+    "promise. A paper that reports the best of a few evaluations gains that "
+    "range for free. Here the seed of the episodes is 0 for every number."
+)
 
 # %% [markdown]
-# A paper that reports its best of a few evaluations gains that range for
-# free. Here the seed of the episodes is 0 for every number.
-#
 # ## Images from elsewhere, and damaged ones
 
 # %%
-shown = novel.subset(per_class=1).subset(classes=range(1))
-samples = [novel.images[:1]] + [
-    corrupt(novel.take(novel.rows_of(0)[:1]), name).images
-    for name in CORRUPTIONS
-]
-size = samples[0].shape[-1]
-samples = [s[..., :size, :size] if s.shape[-1] == size else
-           s[..., ::2, ::2][..., :size, :size] for s in samples]
 import torch
 
-figure = show_images(torch.cat(samples), ["clean", *CORRUPTIONS], 5)
+damages = ("blur", "pepper", "brightness")
+one = novel.take(novel.rows_of(0)[:4])
+samples = [one.images] + [corrupt(one, name).images for name in damages]
+figure = show_images(
+    torch.cat(samples),
+    [name for name in ("clean", *damages) for _ in range(4)], 8,
+)
 
 # %%
 damaged = {
     (m, c): records(m, corruption=c)
-    for m in methods for c in ("blur", "pepper", "brightness")
+    for m in methods for c in damages
 }
 rows = [
     {"method": label_of(m), "images": c or "clean",
@@ -212,7 +215,7 @@ rows = [
     for m in methods
     for c, r in [("", records(m)),
                  *((c, damaged[m, c])
-                   for c in ("blur", "pepper", "brightness"))]
+                   for c in damages)]
 ]
 if transfer:
     far = join(open_dataset(transfer))
@@ -223,15 +226,14 @@ if transfer:
             **{f"{s}-shot": "{:.2f} ± {:.2f}".format(
                 *mean_over_seeds(r, s)[:2]) for s in (1, 5)},
         })
-pd.DataFrame(rows).style.hide(axis="index")
+table(rows)
 
 # %% tags=["hide-input"]
 loss = {
     (m, c): compare(damaged[m, c], records(m), 5)
-    for m in methods for c in ("blur", "pepper", "brightness")
+    for m in methods for c in damages
 }
-worst = {m: min(("blur", "pepper", "brightness"),
-                key=lambda c: loss[m, c][0]) for m in methods}
+worst = {m: min(damages, key=lambda c: loss[m, c][0]) for m in methods}
 Markdown(
     "Only the test images are damaged, as in BML's Table 6. At five shots "
     + " and ".join(

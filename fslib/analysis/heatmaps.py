@@ -51,7 +51,7 @@ def class_activation(maps: Tensor, weight: Tensor) -> Tensor:
 
 
 def upsample(maps: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """Bring maps (N, K, h, w) to the size of the images, bilinearly: (N, K, *size)."""
+    """Bring maps (N, K, h, w) to the size of the images, bilinearly: (N, K) + size."""
     size = (size, size) if isinstance(size, int) else size
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 

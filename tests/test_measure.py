@@ -1,0 +1,150 @@
+"""The one command behind every record."""
+
+import dataclasses
+import shlex
+
+import numpy as np
+import pytest
+import torch
+from conftest import coloured
+
+from fslib import measure
+from fslib.evaluate import embed_images, evaluate
+from fslib.heads import HEADS
+from fslib.measure import command_of, join, main, measured
+from fslib.results import load_records, load_scores
+from fslib.runs import Config, open_run
+
+CONFIGS = [
+    Config("ce"),
+    Config(
+        "protonet",
+        dataset="cifar_fs",
+        backbone="resnet12_slim",
+        options={"way": 10, "pool": "mean", "point_wise": True},
+        backbone_options={"drop_rate": 1e-5, "widths": [24, 48, 96, 192]},
+        lr=0.003,
+        seed=2,
+        profile="cpu",
+        variant="two words",
+    ),
+    Config("ce", options={"label_smoothing": 0.1, "batch": 64}, optimiser="adam", warmup=0.0),
+    Config("ce", schedule="steps", milestones=((0.5, 0.06), (0.75, 0.2)), weight_decay=1e-5),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=range(4))
+def test_the_command_gives_back_the_configuration(config, monkeypatch):
+    asked = []
+
+    def fit(config, data, root):
+        asked.append(config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure, "open_dataset", lambda name, root: {})
+    monkeypatch.setattr(measure, "fit", fit)
+    words = shlex.split(command_of(config, ["--heads", "l2n"]))
+    assert words[:4] == ["python", "-m", "fslib.measure", config.method]
+    with pytest.raises(KeyboardInterrupt):
+        main(words[3:])
+    assert asked == [config]
+    assert asked[0].identity("d") == config.identity("d")
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch, coloured_sets):
+    """Data sets in memory; runs and results in a folder of the test."""
+    monkeypatch.setenv("FSLIB_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("FSLIB_RESULTS", str(tmp_path / "results"))
+    birds = {
+        split: dataclasses.replace(coloured(split, classes, side=20, seed=7), name="birds")
+        for split, classes in (("train", 3), ("test", 2))
+    }
+    known = {"coloured": coloured_sets, "birds": birds}
+    monkeypatch.setattr(measure, "open_dataset", lambda name, root: known[name])
+    return known
+
+
+WORDS = shlex.split(
+    "ce --dataset coloured --backbone-options width=4 --options batch=32 --epochs 1 "
+    "--precision 32-true --profile cpu --episodes 30 --shots 1 2 --heads centred "
+    "--corruptions pepper --on coloured birds"
+)
+
+
+def test_one_command_trains_scores_and_records(places, tmp_path, capsys):
+    main(WORDS)
+    records = {record.id: record for record in load_records()}
+    name = "coloured--ce--conv4--cpu--seed0"
+    names = [f"{name}{on}{what}" for on in ("", "--on-birds") for what in ("", "--pepper")]
+    names += [f"{name}{on}--head-centred" for on in ("", "--on-birds")]
+    assert sorted(records) == sorted(names)
+    assert f"{name}: 1-shot " in capsys.readouterr().out
+    (folder,) = (tmp_path / "runs").glob("ce-*")
+    run = open_run(folder)
+    record, test = records[name], places["coloured"]["test"]
+    maps = embed_images(run.method, test)
+    for shot in (1, 2):
+        expected = evaluate(run.method, test, shot, episodes=30, maps=maps)
+        assert np.array_equal(load_scores(record, shot).correct, expected.correct)
+        assert record.accuracy[str(shot)]["mean"] == round(expected.mean, 3)
+    assert record.episodes == {"way": 5, "query": 15, "episodes": 30, "seed": 0}
+    assert record.evaluated_digest == test.digest
+    assert record.facts["data_digest"] == places["coloured"]["train"].digest
+    assert record.history == run.history and record.config == run.config.as_dict()
+    head = HEADS["centred"]
+    base = head.raw_features(embed_images(run.method, places["coloured"]["train"])).mean(0)
+    centred = evaluate(run.method, test, 1, episodes=30, head=head, base_mean=base)
+    assert np.array_equal(load_scores(records[f"{name}--head-centred"], 1).correct, centred.correct)
+
+    far = records[f"{name}--on-birds"]
+    assert (far.evaluated_on, far.facts["scored_side"]) == ("birds", 16)
+    assert far.evaluated_digest.endswith("@16")
+    # The command of a record makes all of these records again.
+    again = shlex.split(record.command)[3:]
+    given = vars(measure._parser().parse_args(again))
+    for key in ("on", "corruptions", "heads", "shots", "episodes", "epochs", "profile"):
+        assert given[key] == vars(measure._parser().parse_args(WORDS))[key]
+
+
+def test_a_committed_record_is_taken_where_it_answers_the_question(places, tmp_path, monkeypatch):
+    config = Config(
+        "ce",
+        dataset="coloured",
+        backbone_options={"width": 4},
+        options={"batch": 32},
+        epochs=1,
+        precision="32-true",
+    )
+    data = places["coloured"]
+    made = measured(config, data, episodes=30)
+    assert made.root == tmp_path / "runs" / "records" and not (tmp_path / "results").exists()
+    monkeypatch.setattr(measure, "fit", lambda *_: pytest.fail("trained again"))
+    assert measured(config, data, episodes=30) == made
+    with pytest.raises(pytest.fail.Exception):
+        measured(config, data, episodes=31)
+
+
+def test_all_classes_of_another_set_are_joined():
+    parts = {"train": coloured("train", 3, 4), "test": coloured("test", 2, 5, seed=1)}
+    whole = join(parts)
+    assert whole.classes == 5 and whole.counts.tolist() == [4, 4, 4, 5, 5]
+    assert whole.class_names == ("train0", "train1", "train2", "test0", "test1")
+    assert torch.equal(whole.images[12:], parts["test"].images)
+    assert whole.digest != join({"train": parts["train"]}).digest
+
+
+def test_wrong_words_end_in_one_sentence(capsys):
+    with pytest.raises(SystemExit, match=r"an option is NAME=VALUE, .* not 'point_wise'"):
+        main(["ce", "--options", "point_wise"])
+    for words, message in (
+        (["maml"], "invalid choice: 'maml'"),
+        (["ce", "--heads", "svm"], "invalid choice: 'svm'"),
+        (["ce", "--corruptions", "rain"], "invalid choice: 'rain'"),
+        (["ce", "--colour", "red"], "unrecognized arguments: --colour red"),
+    ):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert message in capsys.readouterr().err
+    with pytest.raises(ValueError, match="unknown schedule 'linear': choose one of cosine, steps"):
+        main(["ce", "--schedule", "linear"])

@@ -1,0 +1,170 @@
+"""Records: round trip, names, and comparisons that refuse what cannot be compared."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from fslib.evaluate import Scores, interval
+from fslib.results import (
+    Record,
+    RecordMissing,
+    code_version,
+    compare,
+    load_records,
+    load_scores,
+    mean_over_seeds,
+    save_record,
+    summary,
+    table,
+)
+
+EPISODES = {"way": 5, "query": 15, "episodes": 40, "seed": 0}
+
+
+def measured(root, seed=0, shift=0, episodes=EPISODES, shots=(1, 5), **fields):
+    """A record in `root` with made-up episodes; `shift` more right answers in each."""
+    rng = np.random.default_rng(seed)
+    scores = {
+        shot: Scores(
+            rng.integers(20, 60, episodes["episodes"]) + shift + shot,
+            episodes["way"] * episodes["query"],
+            episodes["way"],
+            shot,
+            episodes["seed"],
+        )
+        for shot in shots
+    }
+    record = Record(
+        **{
+            "method": "ce",
+            "variant": "",
+            "dataset": "toy",
+            "evaluated_on": "toy",
+            "backbone": "conv4",
+            "profile": "cpu",
+            "evaluated_digest": "abc",
+            **fields,
+        },
+        seed=seed,
+        episodes=episodes,
+        accuracy=summary(scores),
+        history=[{"epoch": 1, "loss": 0.5}],
+        command="python -m fslib.measure ce",
+    )
+    return save_record(record, scores, root), scores
+
+
+def test_a_record_comes_back_as_it_was_saved(tmp_path):
+    record, scores = measured(tmp_path)
+    (loaded,) = load_records(tmp_path)
+    assert loaded == record and loaded.root == tmp_path
+    for shot in (1, 5):
+        again = load_scores(loaded, shot)
+        assert np.array_equal(again.correct, scores[shot].correct)
+        assert dataclasses.replace(again, correct=None) == dataclasses.replace(
+            scores[shot], correct=None
+        )
+        assert loaded.accuracy[str(shot)]["mean"] == round(scores[shot].mean, 3)
+        assert loaded.accuracy[str(shot)]["ci95"] == round(scores[shot].ci95, 3)
+    files = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*"))
+    name = "toy--ce--conv4--cpu--seed0"
+    assert files == [f"episodes/{name}.npy", f"runs/{name}.json"]
+    saved = np.load(tmp_path / f"episodes/{name}.npy", allow_pickle=False)
+    assert saved.dtype == np.uint8 and saved.shape == (2, 40)
+    assert "root" not in json.loads((tmp_path / f"runs/{name}.json").read_text())
+
+
+def test_the_name_says_what_was_measured(tmp_path):
+    fields = {"variant": "deep", "evaluated_on": "birds", "corruption": "blur", "head": "l2n"}
+    record, _ = measured(tmp_path, seed=3, **fields)
+    assert record.id == "toy--ce--deep--conv4--cpu--seed3--on-birds--blur--head-l2n"
+
+
+def test_records_are_found_by_their_fields_in_order_of_seed(tmp_path):
+    for seed in (10, 2, 1):
+        measured(tmp_path, seed)
+    measured(tmp_path, 1, method="protonet")
+    measured(tmp_path, 1, corruption="blur")
+    found = load_records(tmp_path, method="ce", corruption="")
+    assert [record.seed for record in found] == [1, 2, 10]
+    assert len(load_records(tmp_path, method=["ce", "protonet"], seed=1)) == 3
+    assert load_records(tmp_path, method="maml") == [] == load_records(tmp_path / "none")
+    with pytest.raises(TypeError, match="records have no field colour"):
+        load_records(tmp_path, colour="red")
+
+
+def test_seeds_are_averaged_episode_by_episode(tmp_path):
+    pairs = [measured(tmp_path, seed) for seed in (0, 1, 2)]
+    mean, ci95, spread = mean_over_seeds([record for record, _ in pairs], 5)
+    values = np.stack([scores[5].accuracy for _, scores in pairs])
+    assert (mean, ci95) == pytest.approx(interval(values.mean(0)))
+    assert spread == pytest.approx(np.std(values.mean(1), ddof=1))
+    assert np.isnan(mean_over_seeds([pairs[0][0]], 5)[2])
+
+
+def test_two_groups_are_compared_in_pairs_over_their_seeds(tmp_path):
+    first = [measured(tmp_path, seed, shift=3) for seed in (0, 1)]
+    second = [measured(tmp_path, seed, method="protonet") for seed in (0, 1)]
+    groups = [[record for record, _ in side] for side in (first, second)]
+    # The same episodes with three more right answers of 75: the interval closes.
+    assert compare(*groups, 1) == pytest.approx((4.0, 0.0), abs=1e-9)
+    other = [measured(tmp_path, seed, method="x") for seed in (5, 6, 7)]
+    difference = np.mean([s[5].accuracy for _, s in first], 0)
+    difference = difference - np.mean([s[5].accuracy for _, s in other], 0)
+    assert compare(groups[0], [r for r, _ in other], 5) == pytest.approx(interval(difference))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"episodes": {**EPISODES, "seed": 1}},
+        {"episodes": {**EPISODES, "episodes": 30}},
+        {"episodes": {**EPISODES, "way": 4}},
+        {"evaluated_digest": "xyz"},
+    ],
+)
+def test_records_of_other_episodes_or_images_are_not_compared(tmp_path, other):
+    first, _ = measured(tmp_path)
+    second, _ = measured(tmp_path, method="x", **other)
+    with pytest.raises(ValueError, match="different episodes or images cannot be paired"):
+        compare([first], [second], 1)
+
+
+def test_what_is_not_there_names_the_command_that_makes_it(tmp_path):
+    record, _ = measured(tmp_path)
+    with pytest.raises(RecordMissing, match=r"was scored at \[1, 5\] shots, not at 3"):
+        load_scores(record, 3)
+    with pytest.raises(RecordMissing, match="one side has no records: measure it with `python"):
+        compare([record], [], 1)
+    (tmp_path / "episodes" / f"{record.id}.npy").unlink()
+    with pytest.raises(RecordMissing, match=r"no episodes beside .*: run `python -m fslib.measure"):
+        load_scores(record, 1)
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    record, _ = measured(tmp_path)
+    (tmp_path / "runs" / f"{record.id}.json").write_text('{"method": ')
+    with pytest.raises(ValueError, match=rf"{record.id}\.json is damaged .*: restore or delete it"):
+        load_records(tmp_path)
+
+
+def test_more_answers_than_a_byte_holds_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="more than 255 right answers"):
+        measured(tmp_path, episodes={**EPISODES, "query": 60}, shift=230)
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_a_field_of_a_later_version_does_not_hide_a_record(tmp_path):
+    record, _ = measured(tmp_path)
+    path = tmp_path / "runs" / f"{record.id}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"new_field": 1}))
+    assert load_records(tmp_path) == [record]
+
+
+def test_the_table_shows_mean_and_interval(tmp_path):
+    record, scores = measured(tmp_path)
+    row = table([record], shots=(1, 20)).iloc[0]
+    assert row["1-shot"] == str(scores[1]) and row["20-shot"] == ""
+    assert code_version().startswith("0.") and len(code_version().split("+")[1]) == 8
