@@ -16,11 +16,10 @@ written by
 
     python -m benchmarks --from <the CIFAR-FS archive or the folder of its zips>
 
-which takes about ten minutes on a quiet core (`--quick`: a minute or two, rough numbers, into
-`build/benchmarks`); the raw numbers are in `results/*.json`. One thread; both sides of a ratio
-take turns within one run; CPU-s are processor seconds, which another program on the machine
-disturbs less than seconds on the wall. There is no timed test: a test asserts only the form of the
-results and that fast and slow path give the same logits.
+(`--quick`: rough numbers, into `build/benchmarks`); the raw numbers are in `results/*.json`. One
+thread; both sides of a ratio take turns within one run; CPU-s are processor seconds, which another
+program on the machine disturbs less than seconds on the wall. There is no timed test: a test asserts
+only the form of the results and that fast and slow path give the same logits.
 """
 
 METHOD = """
@@ -29,7 +28,7 @@ METHOD = """
 - **Training.** The usual path's loader has no workers, which costs it the least processor time.
   The data path is what fslib does to get a batch: draw rows, index, augment.
 - **Evaluation.** The usual path is measured on a few episodes and extrapolated to 2,000, since all
-  of them take close to an hour. fslib's figure is embedding 12,000 images, drawing and scoring.
+  of them would take too long. fslib's figure is embedding 12,000 images, drawing and scoring.
 - **Memory.** Largest resident size of a process that trains one epoch over 12,800 of 38,400 images
   in memory. ProtoNet's batch is 300 images (20 ways, 5 + 10), cross-entropy's 128.
 """
@@ -38,11 +37,12 @@ WITHOUT_BF16 = """
 ## Ratios that need bfloat16
 
 This processor has no bfloat16 instructions, so `precision="auto"` trained and embedded in float32
-here. The aims marked (bf16) were set on a processor with them (AVX512-BF16), where bfloat16 with
-channels-last gave 2.1 times plain float32. What remains in float32 comes from channels-last (some
-tens of per cent), from packed images (much for small nets, a few per cent for the full ResNet-12)
-and, in evaluation, from embedding 12,000 images rather than the 200,000 that 2,000 episodes of 100
-images name: 16.7 times fewer.
+here, and the aims marked (bf16) are not expected to be reached. They were set with a prototype on a
+processor that has them (AVX512-BF16); bfloat16 with channels-last trained 2.1 times as fast there
+as plain float32. In float32 two differences are left in training, channels-last and packed images; the
+table says what they come to together (nothing here measures them apart). In evaluation, embedding
+12,000 images rather than the 200,000 that 2,000 episodes of 100 images name is 16.7 times less
+work; the rest of that ratio is reading files and channels-last.
 """
 
 WITH_BF16 = """
@@ -83,7 +83,8 @@ def write_report(results: Sequence[Path], target: Path) -> None:
     lines.append(
         f"Machine: {machine['processor']}, {machine['cores']} cores, one thread used, bfloat16 in "
         f"hardware: {'yes' if machine['bf16'] else 'no'}; load before the start "
-        f"{', '.join(format(c['machine']['load_before'], '.1f') for c in contents)}. Python "
+        f"{', '.join(format(c['machine']['load_before'], '.1f') for c in contents)}; "
+        f"{sum(c['seconds'] for c in contents) / 60:.0f} minutes on the wall in all. Python "
         f"{machine['python']}, torch {machine['torch']}, torchvision {machine['torchvision']}."
     )
     for content in contents:

@@ -43,8 +43,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from IPython.display import Markdown
-
 from fslib.data import open_dataset
 from fslib.episodes import draw_episodes
 from fslib.evaluate import embed_images, evaluate
@@ -52,6 +50,7 @@ from fslib.plot_style import short_name, to_pixels, use_book_style
 from fslib.plots import confusion
 from fslib.runs import Config
 from fslib.train import fit
+from IPython.display import Markdown
 
 use_book_style()
 data = open_dataset(dataset)
@@ -85,8 +84,7 @@ def sample_folder(place: Path) -> Path:
 
 
 work = Path(tempfile.mkdtemp())
-photos = Path(folder).expanduser() if folder else sample_folder(
-    work / "sample")
+photos = Path(folder).expanduser() if folder else sample_folder(work / "sample")
 build(plan(photos, side=side), work / "data", "mine")
 mine = open_dataset("mine", work / "data")["test"]
 print(mine)
@@ -99,8 +97,15 @@ print(mine)
 
 # %%
 run = fit(
-    Config("ce", dataset=dataset, backbone=backbone, epochs=epochs,
-           augment=augment, seed=seed, profile=profile),
+    Config(
+        "ce",
+        dataset=dataset,
+        backbone=backbone,
+        epochs=epochs,
+        augment=augment,
+        seed=seed,
+        profile=profile,
+    ),
     data,
 )
 
@@ -114,7 +119,12 @@ run = fit(
 # %%
 smallest = int(mine.counts.min())
 task = draw_episodes(
-    mine.labels, 1, mine.classes, shot, max(1, smallest - shot), seed,
+    mine.labels,
+    1,
+    mine.classes,
+    shot,
+    max(1, smallest - shot),
+    seed,
     mine.class_names,
 )
 maps = embed_images(run.method, mine)
@@ -127,15 +137,18 @@ logits = run.method.score(features[task.support], features[query][None])[0]
 # Squared distance of unit vectors is 2 - 2 cos; 10 is the usual scale.
 confidence, predicted = (5 * logits).softmax(1).max(1)
 names = [mine.class_names[int(c)] for c in task.classes[0]]
-truth = torch.stack([
-    torch.nonzero(task.classes[0] == mine.labels[q]).flatten()[0]
-    for q in query
-])
+truth = torch.stack(
+    [
+        torch.nonzero(task.classes[0] == mine.labels[q]).flatten()[0]
+        for q in query
+    ]
+)
 right = predicted == truth
 
 # %%
 shown = torch.randperm(
-    len(query), generator=torch.Generator().manual_seed(seed))[:18]
+    len(query), generator=torch.Generator().manual_seed(seed)
+)[:18]
 figure, axes = plt.subplots(3, 6, figsize=(6.9, 4.4))
 for axis in axes.flat:
     axis.axis("off")
@@ -143,8 +156,7 @@ for axis, i in zip(axes.flat, shown.tolist()):
     axis.imshow(to_pixels(mine.images[query[i]]))
     colour = "#009E73" if right[i] else "#D55E00"
     said = short_name(names[int(predicted[i])].upper(), 16)
-    axis.set_title(f"{said}\n{confidence[i]:.0%}", fontsize=7,
-                   color=colour)
+    axis.set_title(f"{said}\n{confidence[i]:.0%}", fontsize=7, color=colour)
 figure.tight_layout()
 
 # %% tags=["hide-input"]
@@ -153,8 +165,11 @@ Markdown(
     f"images were sorted rightly, {100 * float(right.float().mean()):.1f} %; "
     f"chance is {100 / mine.classes:.0f} %. When right, the mean confidence "
     f"was {float(confidence[right].mean()):.0%}"
-    + ("." if bool(right.all()) else
-       f", when wrong {float(confidence[~right].mean()):.0%}.")
+    + (
+        "."
+        if bool(right.all())
+        else f", when wrong {float(confidence[~right].mean()):.0%}."
+    )
 )
 
 # %%
@@ -169,7 +184,13 @@ figure = confusion(truth, predicted, names)
 # %%
 left = smallest - shot
 scores = evaluate(
-    run.method, mine, shot, mine.classes, min(15, left), 1000, seed,
+    run.method,
+    mine,
+    shot,
+    mine.classes,
+    min(15, left),
+    1000,
+    seed,
     maps=maps,
 )
 low, high = np.percentile(scores.accuracy, [2.5, 97.5])
@@ -189,8 +210,9 @@ Markdown(
 from fslib.data import TooFewImages
 
 try:
-    draw_episodes(mine.labels, 1, mine.classes, smallest, 1, seed,
-                  mine.class_names)
+    draw_episodes(
+        mine.labels, 1, mine.classes, smallest, 1, seed, mine.class_names
+    )
 except TooFewImages as error:
     message = str(error)
 Markdown(f"> {message}")

@@ -167,7 +167,7 @@ def finished(root: Path, name: str, settings: dict[str, Any], force: bool) -> bo
         ScriptError: It is there, made with other options.
     """
     # Imported here as everywhere in these scripts: torch takes seconds, `--help` should not.
-    from fslib.data import DataCorrupt, check_pack
+    from fslib.packs import DataCorrupt, check_pack
 
     folder = root / name
     if force or not folder.exists():

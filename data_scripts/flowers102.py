@@ -139,7 +139,7 @@ def build(
     Raises:
         ScriptError: Something is missing or damaged; says what to do.
     """
-    from fslib.data import write_pack
+    from fslib.packs import write_pack
 
     split = common.read_split(split_file or common.SPLIT_FILES / "flowers102.json")
     classes = [c for part in common.SPLITS for c in split.get(part, [])]

@@ -27,7 +27,7 @@ from data_scripts import archives, common
 from data_scripts.common import ScriptError, say
 
 if TYPE_CHECKING:
-    from fslib.data import PackSplit
+    from fslib.packs import PackSplit
 
 
 def words_of(name: str) -> list[str]:
@@ -216,7 +216,7 @@ def add_to_pack(folder: Path, table: Table, partial: bool = False) -> None:
 
 def _checked(folder: Path) -> dict[str, Any]:
     """What pack.json says, in one error of ours if the pack is damaged or missing."""
-    from fslib.data import DataCorrupt, check_pack
+    from fslib.packs import DataCorrupt, check_pack
 
     if not folder.is_dir():
         raise ScriptError(f"there is no pack at {folder}: make it first")

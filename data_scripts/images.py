@@ -19,7 +19,7 @@ from tqdm import tqdm
 from data_scripts.common import SPLITS, ScriptError
 
 if TYPE_CHECKING:
-    from fslib.data import PackSplit
+    from fslib.packs import PackSplit
 
 ORIENTATION = 0x0112  # the EXIF tag
 A = TypeVar("A")
@@ -195,7 +195,7 @@ def assemble(
     Raises:
         ScriptError: A class is missing or has too few images; names class, count and need.
     """
-    from fslib.data import PackSplit
+    from fslib.packs import PackSplit
 
     by_class: dict[str, list[Record]] = collections.defaultdict(list)
     for record in records:

@@ -216,7 +216,7 @@ def build(plan: Plan, root: Path, name: str, at_least: int = 1, skip_broken: boo
     Raises:
         ScriptError: A class has too few images, or an image cannot be read.
     """
-    from fslib.data import write_pack
+    from fslib.packs import write_pack
 
     folder, side, files = plan.folder, plan.side, plan.files
     _check_counts(collections.Counter(c for c, _ in files), plan, at_least)  # before the work

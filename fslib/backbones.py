@@ -73,9 +73,7 @@ def set_progress(module: nn.Module, progress: float) -> None:
 def _kaiming(module: nn.Module, slope: float) -> None:
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
-            nn.init.kaiming_normal_(
-                part.weight, a=slope, mode="fan_out", nonlinearity="leaky_relu"
-            )
+            nn.init.kaiming_normal_(part.weight, a=slope, mode="fan_out", nonlinearity="leaky_relu")
 
 
 class Residual(nn.Module):

@@ -197,9 +197,7 @@ def evaluate(
     if maps is None:
         maps = embed_images(method, images, progress=progress)
     with torch.inference_mode():
-        features = (
-            method.test_features(maps) if head is None else head.features(maps, base_mean)
-        )
+        features = method.test_features(maps) if head is None else head.features(maps, base_mean)
         target = torch.arange(way).repeat_interleave(query)
         correct = [
             (logits.argmax(-1) == target).sum(1)

@@ -146,7 +146,7 @@ def measured(
     images = data["test"] if images is None else images
     images = images.resized(data["train"].size[0])
     wanted = config.identity(data["train"].digest)
-    scratch = runs_root() / "records"
+    scratch = runs_root() / "records" / wanted
     for root in (results_root(), scratch):
         for record in load_records(
             root,
@@ -216,9 +216,7 @@ def main(words: Sequence[str] | None = None) -> None:
     given = vars(parser.parse_args(words))
     fields = {f.name: given[f.name] for f in dataclasses.fields(Config)}
     fields |= {key: _pairs(given[key]) for key in ("options", "backbone_options")}
-    fields["milestones"] = tuple(
-        tuple(map(float, word.split(":"))) for word in given["milestones"]
-    )
+    fields["milestones"] = tuple(tuple(map(float, word.split(":"))) for word in given["milestones"])
     config = Config(**fields)
     also = [
         word

@@ -45,9 +45,7 @@ def table(rows: pd.DataFrame | Sequence[dict[str, Any]], digits: int = 2) -> HTM
     )
 
 
-def published(
-    dataset: str, settings: Sequence[str] = (), paper: str | None = None
-) -> pd.DataFrame:
+def published(dataset: str, settings: Sequence[str] = (), paper: str | None = None) -> pd.DataFrame:
     """Numbers that the papers print, with the table each stands in.
 
     Args:
@@ -67,9 +65,7 @@ def published(
     return table[keep].reset_index(drop=True)
 
 
-def in_words(
-    first: str, second: str, difference: tuple[float, float], unit: str = "points"
-) -> str:
+def in_words(first: str, second: str, difference: tuple[float, float], unit: str = "points") -> str:
     """A paired difference as a sentence that claims no more than its interval allows.
 
     Args:
@@ -80,9 +76,6 @@ def in_words(
     """
     mean, ci95 = difference
     if abs(mean) <= ci95:
-        return (
-            f"{first} and {second} cannot be told apart here "
-            f"({mean:+.2f} ± {ci95:.2f} {unit})"
-        )
+        return f"{first} and {second} cannot be told apart here ({mean:+.2f} ± {ci95:.2f} {unit})"
     side = "above" if mean > 0 else "below"
     return f"{first} is {abs(mean):.2f} ± {ci95:.2f} {unit} {side} {second}"

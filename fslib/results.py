@@ -23,7 +23,7 @@ import pandas as pd
 import fslib
 from fslib.evaluate import Scores, interval
 from fslib.paths import ROOT, results_root
-from fslib.runs import write_atomically, write_json
+from fslib.runs import config_of, write_atomically, write_json
 
 
 class RecordMissing(LookupError):
@@ -93,6 +93,8 @@ class Record:
         if self.evaluated_on != self.dataset:
             parts.append(f"on-{self.evaluated_on}")
         parts += [self.corruption, f"head-{self.head}" if self.head else ""]
+        if self.episodes["episodes"] != 10_000:
+            parts.append(f"{self.episodes['episodes']}-episodes")
         return "--".join(part for part in parts if part)
 
 
@@ -114,8 +116,19 @@ def save_record(record: Record, scores: dict[int, Scores], root: Path | None = N
 
     Returns:
         The record, which now knows where it lies.
+
+    Raises:
+        ValueError: Another configuration already has this name.
     """
     root = results_root() if root is None else root
+    there = root / "runs" / f"{record.id}.json"
+    if there.exists():
+        other = json.loads(there.read_text(encoding="utf-8"))["config"]
+        if config_of(other).identity("") != config_of(record.config).identity(""):
+            raise ValueError(
+                f"{there} is the record of another configuration: "
+                "give this one a variant of its own"
+            )
     correct = np.stack([scores[shot].correct for shot in sorted(scores)])
     if correct.max(initial=0) > 255:
         raise ValueError("an episode has more than 255 right answers: uint8 cannot hold that")
@@ -192,9 +205,7 @@ def mean_over_seeds(records: Sequence[Record], shot: int) -> tuple[float, float,
     return mean, ci95, float(spread)
 
 
-def compare(
-    first: Sequence[Record], second: Sequence[Record], shot: int
-) -> tuple[float, float]:
+def compare(first: Sequence[Record], second: Sequence[Record], shot: int) -> tuple[float, float]:
     """Paired difference of two groups of records, each averaged over its seeds.
 
     Returns:
@@ -224,8 +235,6 @@ def table(records: Sequence[Record], shots: Sequence[int] = (1, 5)) -> pd.DataFr
         row |= {"scored on": r.evaluated_on, "corruption": r.corruption, "head": r.head}
         for shot in shots:
             value = r.accuracy.get(str(shot))
-            row[f"{shot}-shot"] = (
-                f"{value['mean']:.2f} ± {value['ci95']:.2f}" if value else ""
-            )
+            row[f"{shot}-shot"] = f"{value['mean']:.2f} ± {value['ci95']:.2f}" if value else ""
         rows.append(row)
     return pd.DataFrame(rows)

@@ -145,9 +145,7 @@ def _train_epoch(
         set_progress(module, progress)
         chosen = rows[step]
         views = [augment(pixels[chosen], config.augment, generator) for _ in range(form.views)]
-        batch = Batch(
-            fabric.to_device(torch.cat(views)), fabric.to_device(labels[chosen]), form
-        )
+        batch = Batch(fabric.to_device(torch.cat(views)), fabric.to_device(labels[chosen]), form)
         loss = module.loss(batch, progress)
         optimiser.zero_grad(set_to_none=True)
         fabric.backward(loss["loss"])
@@ -159,9 +157,7 @@ def _train_epoch(
             _check_finite(parts[-unchecked:], step + 1 - unchecked, epoch)
             bar.set_postfix_str(f"loss {float(parts[-1]['loss']):.3f}", refresh=False)
         bar.update()
-    return {
-        key: float(torch.stack([p[key] for p in parts]).mean()) for key in parts[0]
-    }
+    return {key: float(torch.stack([p[key] for p in parts]).mean()) for key in parts[0]}
 
 
 def _curve_point(method: Method, images: ImageSet) -> dict[str, float]:
@@ -186,9 +182,7 @@ def _channel_statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
     return pixels.mean(1).float(), pixels.std(1).float()
 
 
-def _train(
-    config: Config, data: Mapping[str, ImageSet], folder: Path, progress: bool
-) -> None:
+def _train(config: Config, data: Mapping[str, ImageSet], folder: Path, progress: bool) -> None:
     """Train to the end, going on from the checkpoint where there is one."""
     images = data["train"]
     fabric = _fabric(config.precision)
@@ -254,9 +248,7 @@ def _train(
                 _save_checkpoint(checkpoint, method, raw_optimiser, history)
             fabric.barrier()
     if fabric.global_rank == 0:
-        save_tensors(
-            folder / "weights.safetensors", method.state_dict(), method=config.method
-        )
+        save_tensors(folder / "weights.safetensors", method.state_dict(), method=config.method)
         facts = {
             "classes": images.classes,
             "data_digest": images.digest,

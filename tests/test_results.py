@@ -69,7 +69,7 @@ def test_a_record_comes_back_as_it_was_saved(tmp_path):
         assert loaded.accuracy[str(shot)]["mean"] == round(scores[shot].mean, 3)
         assert loaded.accuracy[str(shot)]["ci95"] == round(scores[shot].ci95, 3)
     files = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*"))
-    name = "toy--ce--conv4--cpu--seed0"
+    name = "toy--ce--conv4--cpu--seed0--40-episodes"
     assert files == [f"episodes/{name}.npy", f"runs/{name}.json"]
     saved = np.load(tmp_path / f"episodes/{name}.npy", allow_pickle=False)
     assert saved.dtype == np.uint8 and saved.shape == (2, 40)
@@ -79,7 +79,7 @@ def test_a_record_comes_back_as_it_was_saved(tmp_path):
 def test_the_name_says_what_was_measured(tmp_path):
     fields = {"variant": "deep", "evaluated_on": "birds", "corruption": "blur", "head": "l2n"}
     record, _ = measured(tmp_path, seed=3, **fields)
-    assert record.id == "toy--ce--deep--conv4--cpu--seed3--on-birds--blur--head-l2n"
+    assert record.id == "toy--ce--deep--conv4--cpu--seed3--on-birds--blur--head-l2n--40-episodes"
 
 
 def test_records_are_found_by_their_fields_in_order_of_seed(tmp_path):

@@ -141,9 +141,10 @@ def test_the_name_of_a_run_follows_what_decides_it():
     names = {name, TINY.identity("e"), *(config.identity("d") for config in others)}
     assert len(names) == 6
     # Runs are found again years later: this name must never change.
-    assert Config("ce").identity("0" * 64) == "ce-glyphs-" + hashlib.sha256(
-        json.dumps(["ce", {}, "0" * 64]).encode()
-    ).hexdigest()[:10]
+    assert (
+        Config("ce").identity("0" * 64)
+        == "ce-glyphs-" + hashlib.sha256(json.dumps(["ce", {}, "0" * 64]).encode()).hexdigest()[:10]
+    )
 
 
 def test_a_part_of_the_data_is_another_run(coloured_sets, tmp_path):

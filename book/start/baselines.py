@@ -32,16 +32,15 @@ episodes: int = 2000  # tasks of every score
 # %%
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
-
 from fslib.data import open_dataset
 from fslib.measure import measured
 from fslib.methods import ce, protonet
 from fslib.pages import in_words, published, show_source, table
-from fslib.plots import accuracy_bars, interval_plot, learning_curve
 from fslib.plot_style import use_book_style
+from fslib.plots import accuracy_bars, interval_plot, learning_curve
 from fslib.results import compare, load_scores, mean_over_seeds
 from fslib.runs import Config
+from IPython.display import Markdown
 
 use_book_style()
 data = open_dataset(dataset)
@@ -88,8 +87,13 @@ show_source(protonet.ProtoNet.loss)
 # %%
 def config(method: str, seed: int) -> Config:
     return Config(
-        method, dataset=dataset, backbone=backbone, epochs=epochs,
-        augment=augment, seed=seed, profile=profile,
+        method,
+        dataset=dataset,
+        backbone=backbone,
+        epochs=epochs,
+        augment=augment,
+        seed=seed,
+        profile=profile,
     )
 
 
@@ -137,13 +141,18 @@ for shot in (1, 5):
         f"at {shot} shot " + in_words("CE", "ProtoNet", difference)
     )
 spread = results["seeds"].max()
-about = "one seed each" if np.isnan(spread) else (
-    f"{len(seeds)} seeds each, which differ by a standard deviation of up to "
-    f"{spread:.2f} points"
+about = (
+    "one seed each"
+    if np.isnan(spread)
+    else (
+        f"{len(seeds)} seeds each, whose standard deviation is up to "
+        f"{spread:.2f} points"
+    )
 )
 Markdown(
     f"Measured over {episodes:,} episodes and {about}: "
-    + "; ".join(sentences) + ". Bars start at chance, 20 %."
+    + "; ".join(sentences)
+    + ". Bars start at chance, 20 %."
 )
 
 # %% [markdown]
@@ -153,18 +162,22 @@ Markdown(
 # seed is another network.
 
 # %% tags=["hide-input"]
-table([
-    {
-        "method": r.method, "seed": r.seed,
-        "1-shot": f"{r.accuracy['1']['mean']:.2f} ± "
-                  f"{r.accuracy['1']['ci95']:.2f}",
-        "5-shot": f"{r.accuracy['5']['mean']:.2f} ± "
-                  f"{r.accuracy['5']['ci95']:.2f}",
-        "images seen": f"{r.facts['images_seen']:,}",
-        "core-minutes": round(r.facts["cpu_seconds"] / 60, 1),
-    }
-    for m in methods for r in records[m]
-])
+table(
+    [
+        {
+            "method": r.method,
+            "seed": r.seed,
+            "1-shot": f"{r.accuracy['1']['mean']:.2f} ± "
+            f"{r.accuracy['1']['ci95']:.2f}",
+            "5-shot": f"{r.accuracy['5']['mean']:.2f} ± "
+            f"{r.accuracy['5']['ci95']:.2f}",
+            "images seen": f"{r.facts['images_seen']:,}",
+            "core-minutes": round(r.facts["cpu_seconds"] / 60, 1),
+        }
+        for m in methods
+        for r in records[m]
+    ]
+)
 
 # %% [markdown]
 # ## Why compare in pairs
@@ -174,20 +187,27 @@ table([
 # mean.
 
 # %% tags=["hide-input"]
-first, second = (
-    load_scores(records[m][0], 1).accuracy for m in methods
-)
+first, second = (load_scores(records[m][0], 1).accuracy for m in methods)
 correlation = np.corrcoef(first, second)[0, 1]
-separate = 1.96 * np.sqrt(
-    (first.var(ddof=1) + second.var(ddof=1)) / len(first)
-)
+separate = 1.96 * np.sqrt((first.var(ddof=1) + second.var(ddof=1)) / len(first))
 difference = compare(records["ce"][:1], records["protonet"][:1], 1)
-figure = interval_plot(pd.DataFrame([
-    {"label": "as if independent", "mean": difference[0],
-     "ci95": separate},
-    {"label": "paired by episode", "mean": difference[0],
-     "ci95": difference[1]},
-]), "CE minus ProtoNet, 1 shot (points)")
+figure = interval_plot(
+    pd.DataFrame(
+        [
+            {
+                "label": "as if independent",
+                "mean": difference[0],
+                "ci95": separate,
+            },
+            {
+                "label": "paired by episode",
+                "mean": difference[0],
+                "ci95": difference[1],
+            },
+        ]
+    ),
+    "CE minus ProtoNet, 1 shot (points)",
+)
 
 # %% tags=["hide-input"]
 Markdown(
@@ -202,20 +222,38 @@ Markdown(
 
 # %% tags=["hide-input"]
 paper = published("CIFAR-FS", ("5-way 1-shot", "5-way 5-shot"), "bml")
-paper = paper[paper["method"].isin(
-    ["Baseline-global", "Baseline-local", "ProtoNet"])]
-paper = paper.assign(
-    shown=paper["accuracy"].map("{:.2f}".format) + " ± "
-    + paper["ci95"].map("{:.2f}".format)
-).pivot(index=["method", "backbone", "source"], columns="setting",
-        values="shown").reset_index()
-ours = pd.DataFrame([
-    {"method": m, "backbone": backbone, "source": f"here, {dataset}",
-     **{f"5-way {s}-shot": f"{mean_over_seeds(records[m], s)[0]:.2f} ± "
-                           f"{mean_over_seeds(records[m], s)[1]:.2f}"
-        for s in (1, 5)}}
-    for m in methods
-])
+paper = paper[
+    paper["method"].isin(["Baseline-global", "Baseline-local", "ProtoNet"])
+]
+paper = (
+    paper.assign(
+        shown=paper["accuracy"].map("{:.2f}".format)
+        + " ± "
+        + paper["ci95"].map("{:.2f}".format)
+    )
+    .pivot(
+        index=["method", "backbone", "source"],
+        columns="setting",
+        values="shown",
+    )
+    .reset_index()
+)
+ours = pd.DataFrame(
+    [
+        {
+            "method": m,
+            "backbone": backbone,
+            "source": f"here, {dataset}",
+            **{
+                f"5-way {s}-shot": "{:.2f} ± {:.2f}".format(
+                    *mean_over_seeds(records[m], s)[:2]
+                )
+                for s in (1, 5)
+            },
+        }
+        for m in methods
+    ]
+)
 table(pd.concat([paper, ours]))
 
 # %% [markdown]
@@ -233,6 +271,12 @@ table(pd.concat([paper, ours]))
 # - Each of these numbers has a record with the command that repeats it:
 
 # %% tags=["hide-input"]
-Markdown("```bash\n" + "\n".join(
-    r.command.replace(" --", " \\\n  --", 1) for m in methods
-    for r in records[m]) + "\n```")
+Markdown(
+    "```bash\n"
+    + "\n".join(
+        r.command.replace(" --", " \\\n  --", 1)
+        for m in methods
+        for r in records[m]
+    )
+    + "\n```"
+)

@@ -31,13 +31,13 @@ seed: int = 0  # chooses the pictures shown
 # %%
 import pandas as pd
 import torch
-from IPython.display import Markdown
-
-from fslib.data import ImageSet, check_pack, open_dataset
+from fslib.data import ImageSet, open_dataset
+from fslib.packs import check_pack
 from fslib.pages import show_source, table
 from fslib.paths import data_root
 from fslib.plot_images import show_images
 from fslib.plot_style import short_name, use_book_style
+from IPython.display import Markdown
 
 use_book_style()
 names = [name for name in (dataset, transfer) if name]
@@ -54,10 +54,13 @@ for name, splits in sets.items():
     for split, images in splits.items():
         order = torch.randperm(images.classes, generator=generator)
         chosen = [images.rows_of(int(c))[0] for c in order[:16]]
-        titles = [short_name(images.class_names[int(c)], 13)
-                  for c in order[:16]]
+        titles = [
+            short_name(images.class_names[int(c)], 13) for c in order[:16]
+        ]
         figure = show_images(
-            images.images[torch.stack(chosen)], titles, 8,
+            images.images[torch.stack(chosen)],
+            titles,
+            8,
             f"{name}, {split}",
         )
 
@@ -71,16 +74,19 @@ rows = []
 for name, splits in sets.items():
     for split, images in splits.items():
         counts = images.counts
-        rows.append({
-            "data set": name,
-            "split": split,
-            "classes": images.classes,
-            "images": len(images),
-            "of a class": f"{counts.min()} to {counts.max()}",
-            "pixels": "{} x {}".format(*images.size),
-            "word vectors": "" if images.semantics is None
-            else f"{images.semantics.shape[1]} wide",
-        })
+        rows.append(
+            {
+                "data set": name,
+                "split": split,
+                "classes": images.classes,
+                "images": len(images),
+                "of a class": f"{counts.min()} to {counts.max()}",
+                "pixels": "{} x {}".format(*images.size),
+                "word vectors": ""
+                if images.semantics is None
+                else f"{images.semantics.shape[1]} wide",
+            }
+        )
 table(rows)
 
 # %% [markdown]
@@ -96,9 +102,13 @@ show_source(ImageSet.take, ImageSet.subset)
 # %%
 images = sets[dataset]["train"]
 print(images)
-print("mean of each channel:",
-      [round(float(v), 4) for v in
-       images.images[::7].float().div(255).mean((0, 2, 3))])
+print(
+    "mean of each channel:",
+    [
+        round(float(v), 4)
+        for v in images.images[::7].float().div(255).mean((0, 2, 3))
+    ],
+)
 
 # %% [markdown]
 # ## Why classes are split, and where it leaks
@@ -114,17 +124,19 @@ for name in names:
     notes = check_pack(folder)["notes"] if folder.exists() else {}
     groups = notes.get("identical_images", [])
     across = [g for g in groups if len({m["split"] for m in g}) > 1]
-    leaks.append({
-        "data set": name,
-        "groups of identical images": len(groups),
-        "of them across splits": len(across),
-    })
+    leaks.append(
+        {
+            "data set": name,
+            "groups of identical images": len(groups),
+            "of them across splits": len(across),
+        }
+    )
     if across:
         shown = across[:12]
-        pixels = [sets[name][g[0]["split"]].images[g[0]["row"]]
-                  for g in shown]
-        titles = ["\n".join(f"{m['class']} ({m['split']})" for m in g)
-                  for g in shown]
+        pixels = [sets[name][g[0]["split"]].images[g[0]["row"]] for g in shown]
+        titles = [
+            "\n".join(f"{m['class']} ({m['split']})" for m in g) for g in shown
+        ]
         figure = show_images(torch.stack(pixels), titles, 6)
 table(leaks)
 
@@ -133,10 +145,14 @@ novel = sets[dataset]["test"]
 test_rows = {
     m["row"]
     for name in names[:1]
-    for g in (check_pack(data_root() / name)["notes"].get(
-        "identical_images", []) if (data_root() / name).exists() else [])
+    for g in (
+        check_pack(data_root() / name)["notes"].get("identical_images", [])
+        if (data_root() / name).exists()
+        else []
+    )
     if len({m["split"] for m in g}) > 1
-    for m in g if m["split"] == "test"
+    for m in g
+    if m["split"] == "test"
 }
 share = 100 * len(test_rows) / len(novel)
 Markdown(

@@ -28,19 +28,18 @@ episodes: int = 2000  # tasks of every score
 # %%
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
-
 from fslib.analysis.corruption import corrupt
 from fslib.data import open_dataset
 from fslib.evaluate import embed_images, evaluate, interval
 from fslib.heads import Head
 from fslib.measure import join, measured
 from fslib.pages import in_words, show_source, table
-from fslib.plots import interval_plot
 from fslib.plot_images import show_images
 from fslib.plot_style import label_of, use_book_style
+from fslib.plots import interval_plot
 from fslib.results import compare, mean_over_seeds
 from fslib.runs import Config
+from IPython.display import Markdown
 
 use_book_style()
 data = open_dataset(dataset)
@@ -49,8 +48,13 @@ methods = ("ce", "protonet")
 
 def config(method: str, seed: int) -> Config:
     return Config(
-        method, dataset=dataset, backbone=backbone, epochs=epochs,
-        augment=augment, seed=seed, profile=profile,
+        method,
+        dataset=dataset,
+        backbone=backbone,
+        epochs=epochs,
+        augment=augment,
+        seed=seed,
+        profile=profile,
     )
 
 
@@ -71,20 +75,22 @@ show_source(Head.raw_features, Head.features)
 
 # %%
 tried = ["euclid", "l2n", "centred", "flat", "flat_l2n", "sqrt", "cosine"]
-scored = {
-    (m, h): records(m, head=h) for m in methods for h in tried
-}
-table([
-    {
-        "head": h,
-        **{
-            f"{label_of(m)}, {shot}-shot": "{:.2f} ± {:.2f}".format(
-                *mean_over_seeds(scored[m, h], shot)[:2])
-            for m in methods for shot in (1, 5)
-        },
-    }
-    for h in tried
-])
+scored = {(m, h): records(m, head=h) for m in methods for h in tried}
+table(
+    [
+        {
+            "head": h,
+            **{
+                f"{label_of(m)}, {shot}-shot": "{:.2f} ± {:.2f}".format(
+                    *mean_over_seeds(scored[m, h], shot)[:2]
+                )
+                for m in methods
+                for shot in (1, 5)
+            },
+        }
+        for h in tried
+    ]
+)
 
 # %% tags=["hide-input"]
 parts = []
@@ -99,22 +105,30 @@ for m in methods:
     if m == "ce":
         unit = compare(scored[m, "l2n"], scored[m, "euclid"], 1)
 Markdown(
-    "The same weights, the same episodes, one shot: " + " and ".join(parts)
+    "The same weights, the same episodes, one shot: "
+    + " and ".join(parts)
     + f". Unit length alone is worth {unit[0]:+.2f} ± {unit[1]:.2f} points "
     "to CE. Whoever compares two methods under two heads compares the heads "
     "as well; every comparison in this book states one head for both."
 )
 
 # %%
-figure = interval_plot(pd.DataFrame([
-    {
-        "label": f"{label_of(m)}: {h}",
-        "mean": compare(scored[m, h], scored[m, "euclid"], 1)[0],
-        "ci95": compare(scored[m, h], scored[m, "euclid"], 1)[1],
-        "method": m,
-    }
-    for m in methods for h in tried if h != "euclid"
-]), "Gain over the Euclidean head, 1 shot (points)")
+figure = interval_plot(
+    pd.DataFrame(
+        [
+            {
+                "label": f"{label_of(m)}: {h}",
+                "mean": compare(scored[m, h], scored[m, "euclid"], 1)[0],
+                "ci95": compare(scored[m, h], scored[m, "euclid"], 1)[1],
+                "method": m,
+            }
+            for m in methods
+            for h in tried
+            if h != "euclid"
+        ]
+    ),
+    "Gain over the Euclidean head, 1 shot (points)",
+)
 
 # %% [markdown]
 # Each bar is a paired difference on the same episodes against the plain
@@ -131,14 +145,21 @@ figure = interval_plot(pd.DataFrame([
 few = min(episodes, 500)
 fitted = {
     (m, h): records(m, head=h, episodes=few)
-    for m in methods for h in ("l2n", "regression")
+    for m in methods
+    for h in ("l2n", "regression")
 }
-Markdown("\n".join(
-    f"- {label_of(m)}, {shot}-shot: " + in_words(
-        "regression", "the unit centroid",
-        compare(fitted[m, "regression"], fitted[m, "l2n"], shot))
-    for m in methods for shot in (1, 5)
-))
+Markdown(
+    "\n".join(
+        f"- {label_of(m)}, {shot}-shot: "
+        + in_words(
+            "regression",
+            "the unit centroid",
+            compare(fitted[m, "regression"], fitted[m, "l2n"], shot),
+        )
+        for m in methods
+        for shot in (1, 5)
+    )
+)
 
 # %% [markdown]
 # ## How many episodes?
@@ -151,11 +172,16 @@ from fslib.results import load_scores
 
 accuracy = load_scores(scored["ce", "l2n"][0], 1).accuracy
 sizes = [n for n in (100, 200, 600, 2000, 10000) if n <= len(accuracy)]
-table([
-    {"episodes": f"{n:,}", "accuracy": interval(accuracy[:n])[0],
-     "± (95 %)": interval(accuracy[:n])[1]}
-    for n in sizes
-])
+table(
+    [
+        {
+            "episodes": f"{n:,}",
+            "accuracy": interval(accuracy[:n])[0],
+            "± (95 %)": interval(accuracy[:n])[1],
+        }
+        for n in sizes
+    ]
+)
 
 # %% [markdown]
 # The papers use 600 (SCL, margins, Negative Margin) or 2,000 (BML, DMF).
@@ -175,9 +201,7 @@ draws = [
     for s in range(20)
 ]
 means = np.array([d.mean for d in draws])
-inside = np.mean([
-    abs(d.mean - means.mean()) <= d.ci95 for d in draws
-])
+inside = np.mean([abs(d.mean - means.mean()) <= d.ci95 for d in draws])
 
 # %% tags=["hide-input"]
 Markdown(
@@ -200,38 +224,47 @@ one = novel.take(novel.rows_of(0)[:4])
 samples = [one.images] + [corrupt(one, name).images for name in damages]
 figure = show_images(
     torch.cat(samples),
-    [name for name in ("clean", *damages) for _ in range(4)], 8,
+    [name for name in ("clean", *damages) for _ in range(4)],
+    8,
 )
 
 # %%
-damaged = {
-    (m, c): records(m, corruption=c)
-    for m in methods for c in damages
-}
+damaged = {(m, c): records(m, corruption=c) for m in methods for c in damages}
 rows = [
-    {"method": label_of(m), "images": c or "clean",
-     **{f"{s}-shot": "{:.2f} ± {:.2f}".format(
-         *mean_over_seeds(r, s)[:2]) for s in (1, 5)}}
+    {
+        "method": label_of(m),
+        "images": c or "clean",
+        **{
+            f"{s}-shot": "{:.2f} ± {:.2f}".format(*mean_over_seeds(r, s)[:2])
+            for s in (1, 5)
+        },
+    }
     for m in methods
-    for c, r in [("", records(m)),
-                 *((c, damaged[m, c])
-                   for c in damages)]
+    for c, r in [("", records(m)), *((c, damaged[m, c]) for c in damages)]
 ]
 if transfer:
     far = join(open_dataset(transfer))
     for m in methods:
         r = records(m, images=far)
-        rows.append({
-            "method": label_of(m), "images": transfer,
-            **{f"{s}-shot": "{:.2f} ± {:.2f}".format(
-                *mean_over_seeds(r, s)[:2]) for s in (1, 5)},
-        })
+        rows.append(
+            {
+                "method": label_of(m),
+                "images": transfer,
+                **{
+                    f"{s}-shot": "{:.2f} ± {:.2f}".format(
+                        *mean_over_seeds(r, s)[:2]
+                    )
+                    for s in (1, 5)
+                },
+            }
+        )
 table(rows)
 
 # %% tags=["hide-input"]
 loss = {
     (m, c): compare(damaged[m, c], records(m), 5)
-    for m in methods for c in damages
+    for m in methods
+    for c in damages
 }
 worst = {m: min(damages, key=lambda c: loss[m, c][0]) for m in methods}
 Markdown(
@@ -239,7 +272,8 @@ Markdown(
     + " and ".join(
         f"{label_of(m)} loses most to {worst[m]} "
         f"({loss[m, worst[m]][0]:+.2f} ± {loss[m, worst[m]][1]:.2f} points)"
-        for m in methods)
+        for m in methods
+    )
     + ". Lengths are in pixels, so a blur of two pixels is harder on a "
     f"{novel.size[0]}-pixel image than on the paper's 84. Images of another "
     "set are resized to the training size first."

@@ -31,8 +31,6 @@ seed: int = 0  # draws the episodes
 import math
 
 import torch
-from IPython.display import Markdown
-
 from fslib.data import open_dataset
 from fslib.episodes import Episodes, draw_episodes
 from fslib.evaluate import evaluate, interval
@@ -40,6 +38,7 @@ from fslib.heads import Head, squared_distance
 from fslib.pages import show_source
 from fslib.plot_images import show_episode
 from fslib.plot_style import use_book_style
+from IPython.display import Markdown
 
 use_book_style()
 splits = open_dataset(dataset)
@@ -148,8 +147,9 @@ import matplotlib.pyplot as plt
 figure, axes = plt.subplots(1, 2, figsize=(6.9, 2.4))
 axes[0].hist(scores.accuracy, bins=30)
 axes[0].set(xlabel="Accuracy of one episode (%)", ylabel="Episodes")
-sizes = [n for n in (50, 100, 200, 500, 1000, 2000, 5000, 10000)
-         if n <= episodes]
+sizes = [
+    n for n in (50, 100, 200, 500, 1000, 2000, 5000, 10000) if n <= episodes
+]
 means, halves = zip(*(interval(scores.accuracy[:n]) for n in sizes))
 axes[1].errorbar(sizes, means, yerr=halves, fmt="o", capsize=3)
 axes[1].set(xscale="log", xlabel="Episodes", ylabel="Mean accuracy (%)")

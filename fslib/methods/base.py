@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -12,12 +13,22 @@ from fslib.backbones import Backbone
 from fslib.heads import Head
 
 
+def _positive(form: MixedClasses | Episodic) -> None:
+    for name, value in dataclasses.asdict(form).items():
+        if value < 1:
+            raise ValueError(f"{name} of a batch must be at least 1, not {value}")
+
+
 @dataclass(frozen=True)
 class MixedClasses:
     """Batches of images of any base class; an epoch goes once through all of them."""
 
     size: int = 128
     views: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse an empty batch."""
+        _positive(self)
 
     @property
     def images(self) -> int:
@@ -34,6 +45,10 @@ class Episodic:
     query: int = 10
     count: int = 1
     views: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse an empty batch."""
+        _positive(self)
 
     @property
     def images(self) -> int:
