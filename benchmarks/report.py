@@ -18,7 +18,7 @@ written by
 
 (`--quick`: rough numbers, into `build/benchmarks`); the raw numbers are in `results/*.json`. One
 thread; both sides of a ratio take turns within one run; CPU-s are processor seconds, which another
-program on the machine disturbs less than seconds on the wall. There is no timed test: a test asserts
+program on the machine disturbs less than seconds on the wall. There is no timed test: tests assert
 only the form of the results and that fast and slow path give the same logits.
 """
 
@@ -39,10 +39,10 @@ WITHOUT_BF16 = """
 This processor has no bfloat16 instructions, so `precision="auto"` trained and embedded in float32
 here, and the aims marked (bf16) are not expected to be reached. They were set with a prototype on a
 processor that has them (AVX512-BF16); bfloat16 with channels-last trained 2.1 times as fast there
-as plain float32. In float32 two differences are left in training, channels-last and packed images; the
-table says what they come to together (nothing here measures them apart). In evaluation, embedding
-12,000 images rather than the 200,000 that 2,000 episodes of 100 images name is 16.7 times less
-work; the rest of that ratio is reading files and channels-last.
+as plain float32. In float32 two differences are left in training, channels-last and packed images;
+the table says what they come to together (nothing here measures them apart).
+In evaluation, embedding 12,000 images rather than the 200,000 that 2,000 episodes of 100 images
+name is 16.7 times less work; the rest of that ratio is reading files and channels-last.
 """
 
 WITH_BF16 = """

@@ -67,7 +67,7 @@ def our_steps(
     def step() -> None:
         with data_path:
             chosen = torch.randperm(len(images), generator=generator)[:batch]
-            views = augment(images[chosen], "crop_flip", generator)
+            views = augment(images.index_select(0, chosen), "crop_flip", generator)
         with autocast(torch.device("cpu")):
             loss = method.loss(Batch(views, labels[chosen], form), 0.5)["loss"]
         optimiser.zero_grad(set_to_none=True)

@@ -145,7 +145,14 @@ def _chunks(episodes: Episodes, width: int) -> Iterator[Episodes]:
     return (episodes[start : start + step] for start in range(0, len(episodes), step))
 
 
-def score_episodes(method: Method, features: Tensor, episodes: Episodes, head: Head | None = None):
+def score_episodes(
+    method: Method,
+    features: Tensor,
+    episodes: Episodes,
+    head: Head | None = None,
+    branch: str = "",
+    semantics: Tensor | None = None,
+) -> Iterator[Tensor]:
     """Logits of all queries, a stretch of episodes at a time.
 
     Args:
@@ -153,13 +160,31 @@ def score_episodes(method: Method, features: Tensor, episodes: Episodes, head: H
         features: (N, d), one row an image.
         episodes: Index tables.
         head: A classifier in place of the method's own.
+        branch: One of `method.branches()` in place of the whole.
+        semantics: (C, w) word vectors of the classes, for a method that uses them.
 
     Yields:
         (e, way x query, way) logits; queries run class by class.
+
+    Raises:
+        ValueError: The method needs word vectors and there are none.
     """
-    score = method.score if head is None else head.score
+    score = method.branches()[branch] if branch else method.score
+    words = method.uses_semantics and not branch and head is None
+    if words and semantics is None:
+        raise ValueError(
+            "this method compares word vectors and these classes have none: "
+            "add them with `python -m data_scripts.glove`"
+        )
     for part in _chunks(episodes, features[0].numel()):
-        yield score(_gather(features, part.support), _gather(features, part.query.flatten(1)))
+        support = _gather(features, part.support)
+        query = _gather(features, part.query.flatten(1))
+        if head is not None:
+            yield head.score(support, query)
+        elif words:
+            yield score(support, query, semantics[part.classes])
+        else:
+            yield score(support, query)
 
 
 def evaluate(
@@ -173,6 +198,7 @@ def evaluate(
     head: Head | None = None,
     maps: Tensor | None = None,
     base_mean: Tensor | None = None,
+    branch: str = "",
     progress: bool = False,
 ) -> Scores:
     """Accuracy on seeded episodes over the classes of an image set.
@@ -188,6 +214,7 @@ def evaluate(
         head: A test-time classifier in place of the method's own.
         maps: Cached result of `embed_images(method, images)`.
         base_mean: For a centred head, see `Head.features`.
+        branch: Score one of `method.branches()` by itself.
         progress: Show a bar while embedding.
 
     Returns:
@@ -201,6 +228,6 @@ def evaluate(
         target = torch.arange(way).repeat_interleave(query)
         correct = [
             (logits.argmax(-1) == target).sum(1)
-            for logits in score_episodes(method, features, table, head)
+            for logits in score_episodes(method, features, table, head, branch, images.semantics)
         ]
     return Scores(torch.cat(correct).numpy(), way * query, way, shot, seed)

@@ -95,6 +95,17 @@ def score_run(
             )
             for shot in shots
         }
+        parts = {
+            branch: summary(
+                {
+                    shot: evaluate(
+                        run.method, images, shot, episodes=episodes, maps=maps, branch=branch
+                    )
+                    for shot in shots
+                }
+            )
+            for branch in ([] if name else run.method.branches())
+        }
         config = run.config
         record = Record(
             method=config.method,
@@ -108,6 +119,7 @@ def score_run(
             accuracy=summary(scores),
             corruption=corruption,
             head=name,
+            branches=parts,
             history=run.history,
             facts={**run.facts, "scored_side": images.size[0]},
             config=config.as_dict(),

@@ -144,7 +144,10 @@ def _train_epoch(
             group["lr"] = learning_rate(config, progress + 0.5 / (config.epochs * steps))
         set_progress(module, progress)
         chosen = rows[step]
-        views = [augment(pixels[chosen], config.augment, generator) for _ in range(form.views)]
+        views = [
+            augment(pixels.index_select(0, chosen), policy or config.augment, generator)
+            for policy in form.views
+        ]
         batch = Batch(fabric.to_device(torch.cat(views)), fabric.to_device(labels[chosen]), form)
         loss = module.loss(batch, progress)
         optimiser.zero_grad(set_to_none=True)
@@ -175,19 +178,12 @@ def _curve_point(method: Method, images: ImageSet) -> dict[str, float]:
     return point
 
 
-def _channel_statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation a channel over training pixels, in [0, 1]."""
-    rows = torch.linspace(0, len(images) - 1, min(len(images), 8192)).long()
-    pixels = images.images[rows].double().div(255).transpose(0, 1).flatten(1)
-    return pixels.mean(1).float(), pixels.std(1).float()
-
-
 def _train(config: Config, data: Mapping[str, ImageSet], folder: Path, progress: bool) -> None:
     """Train to the end, going on from the checkpoint where there is one."""
     images = data["train"]
     fabric = _fabric(config.precision)
     method = config.build(images.classes).to(memory_format=torch.channels_last)
-    method.mean, method.std = _channel_statistics(images)
+    method.prepare(images)
     steps = len(images) // (method.batches.images * fabric.world_size)
     if steps < 1:
         raise ValueError(

@@ -186,7 +186,9 @@ def test_progress_drives_the_ramp_and_views_follow_one_another(
     method = "fslib.methods.ce.CrossEntropy"
     monkeypatch.setattr(DropBlock, "forward", watched)
     monkeypatch.setattr(f"{method}.loss", spied)
-    monkeypatch.setattr("fslib.methods.ce.MixedClasses", lambda size: MixedClasses(size, 2))
+    monkeypatch.setattr(
+        "fslib.methods.ce.MixedClasses", lambda size: MixedClasses(size, ("", "none"))
+    )
     options = {"widths": (2, 2, 2, 2), "drop_rate": 0.1}
     config = change(backbone="resnet12", backbone_options=options, epochs=2)
     fit(config, {"train": coloured_sets["train"]}, runs=tmp_path)

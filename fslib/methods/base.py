@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,21 +11,27 @@ from torch import Tensor, nn
 
 from fslib.augment import to_float
 from fslib.backbones import Backbone
+from fslib.data import ImageSet
 from fslib.heads import Head
 
 
 def _positive(form: MixedClasses | Episodic) -> None:
     for name, value in dataclasses.asdict(form).items():
-        if value < 1:
+        if name != "views" and value < 1:
             raise ValueError(f"{name} of a batch must be at least 1, not {value}")
 
 
 @dataclass(frozen=True)
 class MixedClasses:
-    """Batches of images of any base class; an epoch goes once through all of them."""
+    """Batches of images of any base class; an epoch goes once through all of them.
+
+    Attributes:
+        size: Images of a batch.
+        views: Augmentation of each view of an image; "" is the one the run is configured with.
+    """
 
     size: int = 128
-    views: int = 1
+    views: tuple[str, ...] = ("",)
 
     def __post_init__(self) -> None:
         """Refuse an empty batch."""
@@ -38,13 +45,21 @@ class MixedClasses:
 
 @dataclass(frozen=True)
 class Episodic:
-    """Batches of whole episodes over base classes."""
+    """Batches of whole episodes over base classes.
+
+    Attributes:
+        way: Classes of an episode.
+        shot: Support images of a class.
+        query: Query images of a class.
+        count: Episodes of a batch.
+        views: Augmentation of each view, as in `MixedClasses`.
+    """
 
     way: int = 20
     shot: int = 5
     query: int = 10
     count: int = 1
-    views: int = 1
+    views: tuple[str, ...] = ("",)
 
     def __post_init__(self) -> None:
         """Refuse an empty batch."""
@@ -88,9 +103,11 @@ class Method(nn.Module):
         batches: How it wants its training batches.
         head: Its own test-time classifier; `evaluate` can swap in another.
         backbone: Images to feature maps.
+        uses_semantics: Whether `score` needs the word vectors of the ways (AM3 does).
     """
 
     batches: MixedClasses | Episodic
+    uses_semantics: bool = False
 
     def __init__(self, backbone: Backbone, classes: int, head: Head) -> None:
         super().__init__()
@@ -98,6 +115,22 @@ class Method(nn.Module):
         # Channel statistics of the training images; they travel with the weights.
         self.register_buffer("mean", torch.full((3,), 0.5))
         self.register_buffer("std", torch.full((3,), 0.25))
+
+    def prepare(self, images: ImageSet) -> None:
+        """Take from the training images what the method needs to know, once before training.
+
+        Here the channel statistics; a method may add, say, the word vectors of the base classes.
+        What it keeps belongs into buffers, so that it travels with the weights.
+        """
+        rows = torch.linspace(0, len(images) - 1, min(len(images), 8192)).long()
+        pixels = images.images.index_select(0, rows)
+        # Counting the 256 levels is exact and needs no float copy of the images.
+        level = torch.arange(256, dtype=torch.float64) / 255
+        for channel in range(3):
+            count = torch.bincount(pixels[:, channel].flatten(), minlength=256).double()
+            mean = (count @ level) / count.sum()
+            variance = (count @ (level - mean).square()) / (count.sum() - 1)
+            self.mean[channel], self.std[channel] = mean, variance.sqrt()
 
     def normalise(self, images: Tensor) -> Tensor:
         """Map uint8 or [0, 1] images (B, 3, H, W) to zero mean and unit variance a channel."""
@@ -131,6 +164,19 @@ class Method(nn.Module):
         """What `score` takes of each image: maps (N, C, h, w) to features (N, d)."""
         return self.head.features(maps)
 
-    def score(self, support: Tensor, query: Tensor) -> Tensor:
-        """Logits (E, Q, way) of features (E, way, shot, d) and (E, Q, d) under its own head."""
+    def score(self, support: Tensor, query: Tensor, semantics: Tensor | None = None) -> Tensor:
+        """Logits of every query for every way, all episodes at once.
+
+        Args:
+            support: (E, way, shot, d) of `test_features`.
+            query: (E, Q, d).
+            semantics: (E, way, w) word vectors of the ways, where `uses_semantics`.
+
+        Returns:
+            (E, Q, way).
+        """
         return self.head.score(support, query)
+
+    def branches(self) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+        """Parts that can be scored by themselves: name to a function like `score`."""
+        return {}
