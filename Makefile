@@ -17,7 +17,7 @@ ifneq ($(DATA),)
 export FSLIB_DATA := $(abspath $(DATA))
 endif
 
-.PHONY: help book test lab edition site twins check lint lock clean environment
+.PHONY: help book test lab records edition site twins check lint lock clean environment
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -36,6 +36,9 @@ test: environment ## run the tests
 
 lab: environment ## open the pages in JupyterLab
 	@$(VENV)/jupyter lab book
+
+records: environment ## make the records of the edition that are missing (hours; DATA=...)
+	@$(RUN) ci/records.py $(JOBS:%=--jobs %)
 
 edition: PROFILE := cpu
 edition: environment ## run the published edition into results/notebooks (PROFILE=cpu DATA=...)

@@ -3,7 +3,7 @@
     python -m fslib.measure ce --dataset cifar_fs --backbone resnet12_slim --epochs 19 --seed 0
 
 trains (or opens) the run, scores it at 1 and 5 shots and writes a record for each image set,
-corruption and head that is asked for.
+corruption and head that is asked for. Records that are there already are not made again.
 """
 
 from __future__ import annotations
@@ -131,6 +131,36 @@ def score_run(
     return made
 
 
+def find_record(
+    root: Path,
+    config: Config,
+    wanted: str,
+    images: ImageSet,
+    head: str,
+    corruption: str,
+    shots: Sequence[int],
+    episodes: int,
+) -> Record | None:
+    """The record that answers exactly this question, if there is one; see `measured`."""
+    for record in load_records(
+        root,
+        method=config.method,
+        variant=config.variant,
+        seed=config.seed,
+        evaluated_on=images.name,
+        head=head,
+        corruption=corruption,
+        evaluated_digest=images.digest,
+    ):
+        if (
+            config_of(record.config).identity(record.facts["data_digest"]) == wanted
+            and set(map(str, shots)) <= set(record.accuracy)
+            and record.episodes["episodes"] == episodes
+        ):
+            return record
+    return None
+
+
 def measured(
     config: Config,
     data: Mapping[str, ImageSet],
@@ -160,22 +190,9 @@ def measured(
     wanted = config.identity(data["train"].digest)
     scratch = runs_root() / "records" / wanted
     for root in (results_root(), scratch):
-        for record in load_records(
-            root,
-            method=config.method,
-            variant=config.variant,
-            seed=config.seed,
-            evaluated_on=images.name,
-            head=head,
-            corruption=corruption,
-        ):
-            if (
-                config_of(record.config).identity(record.facts["data_digest"]) == wanted
-                and set(map(str, shots)) <= set(record.accuracy)
-                and record.episodes["episodes"] == episodes
-                and record.evaluated_digest == images.digest
-            ):
-                return record
+        record = find_record(root, config, wanted, images, head, corruption, shots, episodes)
+        if record is not None:
+            return record
     run = fit(config, data)
     return score_run(
         run, images, (head,), shots, episodes, data["train"], corruption, root=scratch
@@ -213,8 +230,11 @@ def _parser() -> argparse.ArgumentParser:
         elif field.name != "method":
             parser.add_argument(flag, type=hints[field.name], default=field.default)
     parser.add_argument("--on", nargs="*", help="image sets to score on; the own one by default")
-    parser.add_argument("--corruptions", nargs="*", default=[], choices=sorted(CORRUPTIONS))
-    parser.add_argument("--heads", nargs="*", default=[], choices=sorted(HEADS))
+    own = "also, on the own image set"
+    parser.add_argument(
+        "--corruptions", nargs="*", default=[], choices=sorted(CORRUPTIONS), help=own
+    )
+    parser.add_argument("--heads", nargs="*", default=[], choices=sorted(HEADS), help=own)
     parser.add_argument("--shots", nargs="*", type=int, default=[1, 5])
     parser.add_argument("--episodes", type=int, default=10_000)
     parser.add_argument("--root", help="folder of packed data sets")
@@ -237,33 +257,46 @@ def main(words: Sequence[str] | None = None) -> None:
         for word in (f"--{key}", *map(str, _listed(given[key])))
     ]
     data = open_dataset(config.dataset, given["root"])
-    run = fit(config, data, root=given["root"])
-    side = data["train"].size[0]
+    side, wanted = data["train"].size[0], config.identity(data["train"].digest)
+    run = None
     for name in given["on"] or [config.dataset]:
-        splits = data if name == config.dataset else open_dataset(name, given["root"])
-        novel = _novel(splits, own=name == config.dataset).resized(side)
-        for corruption in ["", *given["corruptions"]]:
-            heads = ["", *given["heads"]] if not corruption else [""]
-            for record in score_run(
-                run,
-                novel,
-                heads,
-                given["shots"],
-                given["episodes"],
-                data["train"],
-                corruption,
-                also,
-            ):
+        own = name == config.dataset
+        splits = data if own else open_dataset(name, given["root"])
+        novel = (splits["test"] if own else join(splits)).resized(side)
+        for corruption in ["", *(given["corruptions"] if own else [])]:
+            heads = ["", *given["heads"]] if own and not corruption else [""]
+            found = {
+                head: find_record(
+                    results_root(),
+                    config,
+                    wanted,
+                    novel,
+                    head,
+                    corruption,
+                    given["shots"],
+                    given["episodes"],
+                )
+                for head in heads
+            }
+            records = [record for record in found.values() if record]
+            if missing := [head for head in heads if not found[head]]:
+                run = run or fit(config, data, root=given["root"])
+                records += score_run(
+                    run,
+                    novel,
+                    missing,
+                    given["shots"],
+                    given["episodes"],
+                    data["train"],
+                    corruption,
+                    also,
+                )
+            for record in records:
                 line = "  ".join(
                     f"{shot}-shot {score['mean']:.2f} ± {score['ci95']:.2f}"
                     for shot, score in record.accuracy.items()
                 )
                 print(f"{record.id}: {line}", flush=True)
-
-
-def _novel(splits: dict[str, ImageSet], own: bool) -> ImageSet:
-    """The novel classes: `test` of the own data set; of another one every class is novel."""
-    return splits["test"] if own else join(splits)
 
 
 def join(splits: Mapping[str, ImageSet]) -> ImageSet:

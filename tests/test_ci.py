@@ -85,7 +85,7 @@ def faults(capsys: pytest.CaptureFixture, *arguments: object) -> list[str]:
 
 
 def test_the_profile_reaches_the_page(executed):
-    assert "glyphs 100" in texts(executed / "out/start/task.ipynb")
+    assert "glyphs_small 200" in texts(executed / "out/start/task.ipynb")
     note = nbformat.read(executed / "out/start/task.ipynb", as_version=4).metadata.fslib
     assert note.profile == "smoke" and set(note) == {"profile", "fslib", "source", "key", "seconds"}
 
@@ -96,7 +96,14 @@ def test_profiles_hold_the_agreed_parameters(name):
     assert values["profile"] == name
     kinds = {k: type(v) for k, v in values.items()}
     assert kinds == dict(
-        profile=str, dataset=str, backbone=str, epochs=int, seeds=list, episodes=int
+        profile=str,
+        dataset=str,
+        transfer=str,
+        backbone=str,
+        epochs=int,
+        augment=str,
+        seeds=list,
+        episodes=int,
     )
 
 
@@ -252,10 +259,11 @@ def test_an_assembled_page_says_where_its_outputs_are_from(copied):
     assert shown.stat().st_mtime_ns == before, "an unchanged page is not written again"
     script.write_text(script.read_text() + "more = 1\n")
     assert (
-        "an earlier version" in (text := assembled().replace("\\n", " ")) and "glyphs 100" in text
+        "an earlier version" in (text := assembled().replace("\\n", " "))
+        and "glyphs_small 200" in text
     )
     (out / "start/task.ipynb").unlink()
-    assert "has not been run" in assembled() and "glyphs 100" not in assembled()
+    assert "has not been run" in assembled() and "glyphs_small 200" not in assembled()
 
 
 def pretend(notebook: Path, output: Path, parameters: dict, cwd: Path, note: dict) -> str:
