@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.report import write_report
 from fslib.paths import ROOT
 
-NAMES = ("data", "evaluation", "training", "memory")
+NAMES = ("data", "evaluation", "training", "memory", "bml")
 
 
 def run() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import hashlib
 import os
 import shlex
 import subprocess
@@ -51,11 +52,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="lines that contain this")
     given = parser.parse_args(arguments)
     lines = commands(given.only)
-    logs = [ROOT / "runs" / "logs" / f"{number:03d}.log" for number in range(len(lines))]
+    names = [hashlib.sha256(line.encode()).hexdigest()[:8] for line in lines]
+    logs = [
+        ROOT / "runs" / "logs" / f"{line.split()[0]}-{name}.log"
+        for line, name in zip(lines, names, strict=True)
+    ]
     print(f"{len(lines)} commands, {given.jobs} at a time; what they print: runs/logs")
     failed = 0
     with concurrent.futures.ThreadPoolExecutor(given.jobs) as pool:
-        jobs = {pool.submit(make, line, log): (line, log) for line, log in zip(lines, logs)}
+        jobs = {
+            pool.submit(make, line, log): (line, log) for line, log in zip(lines, logs, strict=True)
+        }
         for done, job in enumerate(concurrent.futures.as_completed(jobs), 1):
             status, seconds = job.result()
             line, log = jobs[job]

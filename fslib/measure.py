@@ -67,7 +67,7 @@ def score_run(
     Args:
         run: A trained run.
         images: Novel classes; resized to the side the run was trained at, which is recorded.
-        heads: Keys of `HEADS`; "" is the method's own.
+        heads: Keys of `HEADS` or names of the method's branches; "" is the method's own.
         shots: Support images of a class.
         episodes: How many, drawn with seed 0.
         base: Training images, for centred heads.
@@ -82,7 +82,11 @@ def score_run(
     maps = embed_images(run.method, images, progress=True)
     made = []
     for name in heads:
-        head, mean = HEADS[name] if name else None, None
+        branch = name if name in run.method.branches() else ""
+        if name and not branch and name not in HEADS:
+            known = [*HEADS, *run.method.branches()]
+            raise ValueError(f"unknown head {name!r}: choose one of {', '.join(known)}")
+        head, mean = HEADS[name] if name and not branch else None, None
         if head is not None and head.centre:
             if base is None:
                 raise ValueError(f"head {name!r} needs the base images")
@@ -91,7 +95,14 @@ def score_run(
             mean = head.raw_features(base_maps).mean(0)
         scores = {
             shot: evaluate(
-                run.method, images, shot, episodes=episodes, head=head, maps=maps, base_mean=mean
+                run.method,
+                images,
+                shot,
+                episodes=episodes,
+                head=head,
+                maps=maps,
+                base_mean=mean,
+                branch=branch,
             )
             for shot in shots
         }
@@ -180,7 +191,7 @@ def measured(
         config: What to train.
         data: Splits of `config.dataset`.
         images: Scored on; the novel classes of `data` where None.
-        head: A key of `HEADS`; "" is the method's own.
+        head: A key of `HEADS` or a branch of the method; "" is the method's own.
         corruption: A key of `CORRUPTIONS`, or "".
         shots: Support images of a class.
         episodes: How many.
@@ -234,7 +245,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--corruptions", nargs="*", default=[], choices=sorted(CORRUPTIONS), help=own
     )
-    parser.add_argument("--heads", nargs="*", default=[], choices=sorted(HEADS), help=own)
+    parser.add_argument(
+        "--heads", nargs="*", default=[], help=f"{own}: {', '.join(HEADS)}, or a branch"
+    )
     parser.add_argument("--shots", nargs="*", type=int, default=[1, 5])
     parser.add_argument("--episodes", type=int, default=10_000)
     parser.add_argument("--root", help="folder of packed data sets")
@@ -258,6 +271,9 @@ def main(words: Sequence[str] | None = None) -> None:
     ]
     data = open_dataset(config.dataset, given["root"])
     side, wanted = data["train"].size[0], config.identity(data["train"].digest)
+    known = [*HEADS, *config.build(data["train"].classes).branches()]
+    if unknown := [head for head in given["heads"] if head not in known]:
+        parser.error(f"unknown head {unknown[0]!r}: choose one of {', '.join(known)}")
     run = None
     for name in given["on"] or [config.dataset]:
         own = name == config.dataset

@@ -4,7 +4,17 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as transforms
 
-from fslib.augment import POLICIES, augment, crop_flip, jitter, to_float
+from fslib.augment import (
+    POLICIES,
+    augment,
+    crop_flip,
+    jitter,
+    random_boxes,
+    resized_crop,
+    strong,
+    to_float,
+    turn_hue,
+)
 
 
 @pytest.fixture
@@ -78,3 +88,70 @@ def test_jitter_equals_torchvision_one_image_at_a_time(generator):
 def test_an_unknown_policy_names_the_known_ones(images, generator):
     with pytest.raises(ValueError, match="unknown augmentation 'blurr': choose one of none, crop"):
         augment(images, "blurr", generator)
+
+
+def test_a_resized_crop_equals_torchvisions_one_image_at_a_time(generator):
+    images = torch.rand((4, 3, 12, 10), generator=generator)
+    boxes = torch.tensor([[0, 0, 12, 10], [2, 3, 7, 5], [11, 9, 1, 1], [0, 4, 6, 6]]).float()
+    mirror = torch.tensor([False, True, False, True])
+    made = resized_crop(images, boxes, mirror)
+    for image, box, flip, result in zip(images, boxes.int().tolist(), mirror, made, strict=True):
+        expected = transforms.resized_crop(image, *box, [12, 10], antialias=False)
+        expected = expected.flip(-1) if flip else expected
+        torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)
+
+
+def test_boxes_lie_inside_and_have_the_asked_areas_and_shapes(generator):
+    top, left, height, width = random_boxes(4000, 32, 32, generator).unbind(1)
+    assert min(top.min(), left.min()) >= 0
+    assert max((top + height).max(), (left + width).max()) <= 32 + 1e-4
+    share = height * width / 32**2
+    assert 0.2 - 1e-4 <= share.min() < 0.21 and share.max() > 0.97
+    ratio = width / height
+    assert 3 / 4 - 1e-4 <= ratio.min() < 0.76 and 1.32 < ratio.max() <= 4 / 3 + 1e-4
+    small = share < 0.5  # not cut at the image's edge: uniform over places
+    assert (left / (32 - width))[small].mean().item() == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("turn", [-0.5, -0.1, 0.0, 0.07, 0.3])
+def test_hue_equals_torchvision(generator, turn):
+    images = torch.rand((3, 3, 6, 5), generator=generator)
+    images[0, :, 0] = images[0, :1, 0]  # a grey row has no hue
+    images[1, 0], images[2, 1] = images[1, 2], images[2, 0]  # ties between channels
+    made = turn_hue(images, torch.full((3,), turn))
+    torch.testing.assert_close(made, transforms.adjust_hue(images, turn), atol=1e-5, rtol=0)
+    assert torch.equal(made[0, :, 0], images[0, :, 0])
+
+
+def test_strong_mirrors_colours_and_greys_the_share_of_images_it_should(generator):
+    """A red ramp from left to right on blue: everything that is done to it can be read off."""
+    ramp = torch.linspace(0.2, 0.8, 16).expand(1000, 16, 16)
+    images = torch.stack([ramp, torch.full_like(ramp, 0.1), torch.full_like(ramp, 0.5)], 1)
+    made = strong(images, generator)
+    grey = (made.amax(1) - made.amin(1)).amax((1, 2)) < 1e-6
+    luma = (made * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1)
+    mirrored = luma[:, 0, 0] > luma[:, 0, -1]
+    untouched = ((made[:, 2] - 0.5).abs().amax((1, 2)) < 1e-6) & ~grey
+    # Four standard deviations of a share among 1000 are at most 0.063.
+    assert grey.float().mean().item() == pytest.approx(0.2, abs=0.06)
+    assert mirrored.float().mean().item() == pytest.approx(0.5, abs=0.07)
+    assert untouched.float().mean().item() == pytest.approx(0.2 * 0.8, abs=0.06)
+
+
+def test_the_draws_of_the_older_policies_never_change():
+    """Finished runs were trained on these very pixels."""
+    images = torch.arange(3 * 3 * 64).remainder(256).to(torch.uint8).view(3, 3, 8, 8)
+    sums = {}
+    for policy in ("crop_flip", "crop_flip_jitter"):
+        generator = torch.Generator().manual_seed(5)
+        sums[policy] = augment(images, policy, generator).sum().item()
+        sums[policy + " next"] = torch.rand(1, generator=generator).item()
+    assert sums == pytest.approx(
+        {
+            "crop_flip": 119.0,
+            "crop_flip next": 0.9941847,
+            "crop_flip_jitter": 136.90576,
+            "crop_flip_jitter next": 0.0566339,
+        },
+        rel=1e-5,
+    )

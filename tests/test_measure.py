@@ -139,7 +139,7 @@ def test_wrong_words_end_in_one_sentence(capsys):
         main(["ce", "--options", "point_wise"])
     for words, message in (
         (["maml"], "invalid choice: 'maml'"),
-        (["ce", "--heads", "svm"], "invalid choice: 'svm'"),
+        (["ce", "--heads", "svm"], "unknown head 'svm': choose one of"),
         (["ce", "--corruptions", "rain"], "invalid choice: 'rain'"),
         (["ce", "--colour", "red"], "unrecognized arguments: --colour red"),
     ):

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from fslib.backbones import Backbone
 from fslib.heads import Head, squared_distance
+from fslib.losses.elastic import push_away
 from fslib.methods.base import Batch, Episodic, Method
 
 
@@ -29,6 +30,9 @@ class ProtoNet(Method):
         pool: `mean` or `flatten` the map; the backbone's usual way where None.
         point_wise: Match every position of the query map with the class mean by itself (BML
             section 3.2) rather than one feature an image.
+        alpha1: Longest push of BML's elastic constraint (5.5 there); 0 leaves it out.
+        alpha2: How the push grows with the difficulty of a query.
+        elastic_gate: Push only queries that no way holds with a probability above one half.
     """
 
     def __init__(
@@ -41,10 +45,14 @@ class ProtoNet(Method):
         count: int = 1,
         pool: str | None = None,
         point_wise: bool = False,
+        alpha1: float = 0.0,
+        alpha2: float = 0.1,
+        elastic_gate: bool = True,
     ) -> None:
         super().__init__(backbone, classes, Head(pool=pool or backbone.pool, normalise=False))
         self.batches = Episodic(way, shot, query, count)
         self.point_wise = point_wise
+        self.alpha1, self.alpha2, self.elastic_gate = alpha1, alpha2, elastic_gate
 
     def loss(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Cross-entropy of the queries over the ways, logits = -squared distance (Eq. 2)."""
@@ -58,10 +66,21 @@ class ProtoNet(Method):
         count, way, queries, positions, _ = query.shape
         distances = squared_distance(query.flatten(1, 3), prototypes)  # (count, way Q P, way)
         target = torch.arange(way, device=maps.device).repeat_interleave(queries * positions)
-        loss = functional.cross_entropy(-distances.flatten(0, 1), target.repeat(count))
+        pushed, parts = distances, {}
+        if self.alpha1:
+            pushed, undecided = push_away(
+                distances,
+                target.expand(count, -1),
+                progress,
+                self.alpha1,
+                self.alpha2,
+                self.elastic_gate,
+            )
+            parts = {"gate_open": undecided.float().mean() * 100}
+        loss = functional.cross_entropy(-pushed.flatten(0, 1), target.repeat(count))
         with torch.no_grad():
             votes = -distances.view(count, way * queries, positions, way).mean(2)
             hits = votes.argmax(-1) == torch.arange(way, device=maps.device).repeat_interleave(
                 queries
             )
-        return {"loss": loss, "episode_accuracy": hits.float().mean() * 100}
+        return {"loss": loss, "episode_accuracy": hits.float().mean() * 100, **parts}

@@ -1,0 +1,1 @@
+"""Losses as pure functions of tensors: no weights, no state, no data set."""

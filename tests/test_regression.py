@@ -1,0 +1,109 @@
+"""Regression episodes against scikit-learn on whole features, one episode at a time."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch.nn import functional
+
+from fslib.augment import augment
+from fslib.episodes import draw_episodes
+from fslib.evaluate import embed_images
+from fslib.logistic import probabilities
+from fslib.methods import build_method
+from fslib.paths import ROOT
+from fslib.regression import (
+    embed_copies,
+    evaluate_regression,
+    features_of,
+    projected,
+)
+
+
+@pytest.fixture(scope="module")
+def method():
+    torch.manual_seed(0)
+    return build_method("ce", "conv4", 5, {"width": 6, "pools": (True, True, False, False)}).eval()
+
+
+def test_both_features(normal):
+    maps = normal(3, 4, 5, 5)
+    made = features_of(maps)
+    torch.testing.assert_close(made["global"], functional.normalize(maps.mean((2, 3)), dim=1))
+    # On 5 x 5 the windows are rows and columns 0 to 2 and 2 to 4.
+    windows = [maps[:, :, r : r + 3, c : c + 3].amax((2, 3)) for r in (0, 2) for c in (0, 2)]
+    grid = functional.normalize(torch.stack(windows, 2).flatten(1), dim=1)
+    torch.testing.assert_close(made["spatial"], grid)
+    assert made["spatial"].shape == (3, 16)
+
+
+def test_the_projection_changes_no_probability(normal):
+    support = functional.normalize(normal(15, 200), dim=1)
+    query, labels = functional.normalize(normal(9, 200), dim=1), np.arange(3).repeat(5)
+    small, asked = projected(support, query)
+    assert small.shape == (15, 15) and asked.shape == (9, 15) and small.dtype == np.float64
+    model = LogisticRegression(max_iter=1000).fit(support.double().numpy(), labels)
+    whole = model.predict_proba(query.double().numpy())
+    np.testing.assert_allclose(probabilities(small, labels, asked), whole, rtol=0, atol=1e-9)
+
+
+def test_copies_are_augmented_views_of_the_rows_that_were_asked_for(method, coloured_sets):
+    images = coloured_sets["test"]
+    rows = torch.tensor([3, 50, 7])
+    made = embed_copies(method, images, rows, copies=2, seed=4, batch_size=2)
+    assert made["global"].shape == (3, 2, 6) and made["spatial"].shape == (3, 2, 24)
+    generator = torch.Generator().manual_seed(4)
+    for some, place in ((rows[:2], slice(0, 2)), (rows[2:], slice(2, 3))):
+        for copy in range(2):
+            view = augment(images.images[some], "crop_flip_jitter", generator)
+            expected = features_of(embed_images(method, view))
+            for kind, values in expected.items():
+                torch.testing.assert_close(made[kind][place, copy], values)
+    clean = embed_copies(method, images, rows, copies=0)
+    expected = features_of(embed_images(method, images.images[rows]))
+    torch.testing.assert_close(clean["spatial"][:, 0], expected["spatial"])
+
+
+@pytest.mark.parametrize("copies", [0, 3])
+def test_scores_equal_a_loop_over_episodes(method, coloured_sets, copies):
+    images = coloured_sets["test"]
+    made = evaluate_regression(
+        method, images, shot=2, way=3, query=4, episodes=6, seed=1, copies=copies, jobs=1
+    )
+    assert list(made) == ["global", "spatial", "sum", "max"]
+    table = draw_episodes(images.labels, 6, 3, 2, 4, seed=1, class_names=images.class_names)
+    rows = table.support.unique()
+    copied = embed_copies(method, images, rows, copies, seed=1)
+    plain = features_of(embed_images(method, images))
+    for e in range(6):
+        found = {}
+        for kind, features in copied.items():
+            support, labels = [], []
+            for way in range(3):
+                for row in table.support[e, way]:
+                    for copy in features[int((rows == row).nonzero())]:
+                        support.append(copy.numpy())
+                        labels.append(way)
+            model = LogisticRegression(max_iter=1000).fit(np.stack(support), labels)
+            found[kind] = model.predict_proba(plain[kind][table.query[e].flatten()].numpy())
+        found["sum"] = found["global"] + found["spatial"]
+        found["max"] = np.maximum(found["global"], found["spatial"])
+        for name, chances in found.items():
+            assert made[name].correct[e] == (chances.argmax(1) == np.arange(3).repeat(4)).sum()
+    assert copies or made["sum"].mean > 45  # chance is 33 %, colours are changed in the copies
+    assert (made["sum"].queries, made["sum"].way, made["sum"].shot, made["sum"].seed) == (
+        12,
+        3,
+        2,
+        1,
+    )
+
+
+def test_a_process_that_fits_regressions_does_without_torch():
+    """It starts in a fraction of the time; torch takes seconds to import."""
+    code = "import sys, fslib.logistic; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    assert probabilities.__module__ == "fslib.logistic"
