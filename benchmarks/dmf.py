@@ -30,7 +30,7 @@ from fslib.paths import ROOT
 PAPER = {"channels": 640, "groups": 64, "side": 11, "count": 4, "way": 5, "queries": 30}
 SMALL = PAPER | {"channels": 64, "groups": 8, "count": 2}
 TINY = {"channels": 8, "groups": 2, "side": 5, "count": 1, "way": 2, "queries": 2}
-QUICK = {"shapes": SMALL, "rounds": 1, "steps": 1, "images": 400, "episodes": 20}
+QUICK = {"shapes": SMALL, "rounds": 1, "steps": 2, "images": 400, "episodes": 20}
 SLIM = {
     "backbone": "resnet12_slim",
     "classes": 64,
@@ -111,9 +111,8 @@ def training_step(method: Method) -> Callable[[], None]:
 
 
 def _alternate(rounds: int, steps: int, first: Callable, second: Callable) -> tuple[Clock, Clock]:
-    """`rounds` turns of `steps` calls each, after one call of either to warm up."""
+    """`rounds` turns of `steps` calls each; call either once before, to warm up."""
     clocks = Clock(), Clock()
-    first(), second()
     for _ in range(rounds):
         for clock, step in zip(clocks, (first, second), strict=True):
             with clock:
@@ -137,8 +136,8 @@ def evaluation(images: int, episodes: int) -> Clock:
 
 def measure(
     shapes: dict[str, int] = PAPER,
-    rounds: int = 3,
-    steps: int = 2,
+    rounds: int = 2,
+    steps: int = 4,
     images: int = 12_000,
     episodes: int = 2_000,
 ) -> Row:
@@ -163,12 +162,10 @@ def measure(
     }
     share = memory["fast"] / memory["plain"]
     form = {"way": 5, "shot": 1, "query": 6, "count": 4}
-    ours, proto = _alternate(
-        rounds,
-        steps,
-        training_step(build_method("dmf", **SLIM, **form)),
-        training_step(build_method("protonet", **SLIM, **form)),
-    )
+    pair = [training_step(build_method(name, **SLIM, **form)) for name in ("dmf", "protonet")]
+    for step in pair:
+        step()
+    ours, proto = _alternate(rounds, steps, *pair)
     cost, tested = ours.cpu / proto.cpu, evaluation(images, episodes)
     pairs = shapes["count"] * shapes["way"] * shapes["queries"]
     what = f"{pairs} pairs, {shapes['channels']} channels, {shapes['side']} x {shapes['side']}"

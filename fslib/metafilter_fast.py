@@ -27,19 +27,19 @@ class _WeightedRows(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, table, weight, index, order, starts):
-        ctx.save_for_backward(table, weight, index, order, starts)
+    def forward(ctx, table, weight, index, order, rows, starts):
+        ctx.save_for_backward(table, weight, index, order, rows, starts)
         return functional.embedding_bag(index, table, per_sample_weights=weight, mode="sum")
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        table, weight, index, order, starts = ctx.saved_tensors
+        table, weight, index, order, rows, starts = ctx.saved_tensors
         to_table = to_weight = None
         grad = grad.contiguous()
         if ctx.needs_input_grad[0]:
             to_table = functional.embedding_bag(
-                (order // index.shape[1]).to(index.dtype),
+                rows,
                 grad,
                 starts[: len(table)],
                 per_sample_weights=weight.flatten()[order],
@@ -52,7 +52,7 @@ class _WeightedRows(torch.autograd.Function):
                     index, table.detach(), per_sample_weights=weight, mode="sum"
                 )
             (to_weight,) = torch.autograd.grad(again, weight, grad)
-        return to_table, to_weight, None, None, None
+        return to_table, to_weight, None, None, None, None
 
 
 def sample_taps(taps: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
@@ -77,11 +77,11 @@ def sample_taps(taps: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     first = torch.arange(maps, device=taps.device).view(-1, 1, 1) * (height + 3) * down
     first = (first + down + across + torch.arange(count, device=taps.device)).int()
     index = (top.int() * down + left.int() * across + first).flatten(0, 1)
-    order = starts = None
+    transposed = None, None, None
     if taps.requires_grad:
         ranked, order = index.flatten().sort()
         starts = torch.searchsorted(ranked, torch.arange(len(table), device=taps.device).int())
-        starts = starts.int()
+        transposed = order, (order // count).int(), starts.int()
     # The four neighbours have one index in four shifted views of the table.
     corners = (
         (0, up * near),
@@ -91,7 +91,7 @@ def sample_taps(taps: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     )
     total = 0
     for shift, weight in corners:
-        part = _WeightedRows.apply(table[shift:], weight.flatten(0, 1), index, order, starts)
+        part = _WeightedRows.apply(table[shift:], weight.flatten(0, 1), index, *transposed)
         total = part.add_(total)  # in place: these are the largest tensors there are
     return total.view(maps, -1, channels)
 
