@@ -51,7 +51,8 @@ def head_step(shapes: dict[str, int], fast: bool) -> Callable[[], tuple[Tensor, 
     torch.manual_seed(0)
     channels, side = shapes["channels"], shapes["side"]
     net = Backbone([], channels)
-    method = DynamicMetaFilter(net, 64, groups=shapes["groups"], fast=fast)
+    # The released code's solver, a step of rk4; to the fast head it is a polynomial.
+    method = DynamicMetaFilter(net, 64, groups=shapes["groups"], solver="rk4", fast=fast)
     supports = shapes["count"] * shapes["way"]
     images = supports + shapes["count"] * shapes["queries"]
     maps = torch.randn((images, channels, side, side)).requires_grad_()

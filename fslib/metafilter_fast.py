@@ -114,44 +114,44 @@ def offset_parts(metafilter: MetaFilter, maps: Tensor) -> Tensor:
     return functional.conv2d(maps, weight, padding=2).permute(0, 2, 3, 1)
 
 
-def fast_filters(metafilter: MetaFilter, prototypes: Tensor, query: Tensor) -> Tensor:
+def fast_filters(
+    metafilter: MetaFilter, prototypes: Tensor, of_prototypes: Tensor, of_query: Tensor
+) -> Tensor:
     """The filters of all pairs from parts computed once an image (speed-ups 1 and 2).
 
     Args:
         metafilter: The learned tensors.
-        prototypes: (E, K, h, w, C + 36), maps and `offset_parts` side by side.
-        query: (E, Q, h, w, C + 36).
+        prototypes: (E, K, h, w, C).
+        of_prototypes: (E, K, h, w, 36) their `offset_parts`.
+        of_query: (E, Q, h, w, 36) those of the queries.
 
     Returns:
         (E, K, Q, h, w, g k k); without sampling (E, K, 1, h, w, g k k), the same for every query.
     """
     episodes, ways, height, width, _ = prototypes.shape
-    channels = metafilter.channels
-    maps = prototypes[..., :channels]
     if metafilter.offset is None:
-        flat = maps.flatten(0, 1).movedim(-1, 1)
+        flat = prototypes.flatten(0, 1).movedim(-1, 1)
         made = functional.conv2d(flat, metafilter.psi, padding=1).movedim(1, -1)
         return made.view(episodes, ways, 1, height, width, -1).sigmoid()
     # What tap j of the filter makes of each cell: (E K, h, w, 9, g k k).
     mixing = metafilter.psi.flatten(2).permute(1, 2, 0).flatten(1)
-    taps = (maps @ mixing).flatten(0, 1).unflatten(-1, (TAPS, -1))
-    cells = [torch.arange(n, device=maps.device, dtype=maps.dtype) for n in (height, width, 3)]
-    rows, columns, window = cells[0], cells[1], cells[2] - 1
-    home = torch.stack(
-        [
-            (rows.view(-1, 1, 1, 1) + window.view(-1, 1)).expand(height, width, 3, 3),
-            (columns.view(-1, 1, 1) + window).expand(height, width, 3, 3),
-        ],
-        2,
-    ).flatten(3)  # (h, w, axis, 9), the undistorted window
-    of_query = query[..., channels : channels + 2 * TAPS].unflatten(-1, (2, TAPS))
-    of_prototype = prototypes[..., channels + 2 * TAPS :].unflatten(-1, (2, TAPS)) + home
-    places = [
-        (of_query.select(-2, axis).flatten(2).unsqueeze(1))
-        + of_prototype.select(-2, axis).flatten(2).unsqueeze(2)
-        for axis in (0, 1)
-    ]
-    places = [place.view(episodes * ways, -1, TAPS) for place in places]
+    taps = (prototypes @ mixing).flatten(0, 1).unflatten(-1, (TAPS, -1))
+
+    def count(cells: int) -> Tensor:
+        return torch.arange(cells, device=taps.device, dtype=taps.dtype)
+
+    window = count(3) - 1
+    home = (
+        (count(height).view(-1, 1, 1, 1) + window.view(-1, 1)).expand(height, width, 3, 3),
+        (count(width).view(-1, 1, 1) + window).expand(height, width, 3, 3),
+    )  # where the nine cells lie before they move
+    from_query, _ = of_query.unflatten(-1, (2, 2, TAPS)).unbind(-3)
+    _, from_prototypes = of_prototypes.unflatten(-1, (2, 2, TAPS)).unbind(-3)
+    places = []
+    for axis in (0, 1):
+        moved = from_prototypes[..., axis, :] + home[axis].flatten(2)
+        place = from_query[..., axis, :].flatten(2).unsqueeze(1) + moved.flatten(2).unsqueeze(2)
+        places.append(place.view(episodes * ways, -1, TAPS))
     made = sample_taps(taps, *places).sigmoid_()
     return made.view(episodes, ways, -1, height, width, made.shape[-1])
 
@@ -178,5 +178,5 @@ def fast_scores(metafilter: MetaFilter, filters: Tensor, query: Tensor, weights:
     blocks = weights.transpose(1, 2).unsqueeze(-1) * functional.one_hot(member, groups).unsqueeze(1)
     shares = (active @ blocks.flatten(2)).unflatten(-1, (-1, groups)).transpose(1, 2)
     gained = (metafilter.gain(filters) * shares.unflatten(2, shape)).sum(-1)
-    stopped = weights @ (flat - active).transpose(1, 2)
+    stopped = weights @ flat.transpose(1, 2) - shares.sum(-1)
     return gained + stopped.unflatten(-1, shape)

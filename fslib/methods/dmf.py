@@ -132,12 +132,13 @@ class DynamicMetaFilter(Method):
         """
         part, channels = self.metafilter, self.metafilter.channels
         # Everything linear in the map may be averaged over the shots, the offset parts too.
-        prototypes = support.mean(2)
-        s, q = prototypes[..., :channels], query[..., :channels]
+        sizes = channels, query.shape[-1] - channels
+        s, s_moves = support.mean(2).split(sizes, -1)
+        q, q_moves = query.split(sizes, -1)
         weights = class_weights(s.flatten(2, 3), self.normalise_positions) * self.scale
         if not self.fast:
             return plain_scores(part, s.movedim(-1, 2), q.movedim(-1, 2), weights)
-        filters = fast_filters(part, prototypes, query)
+        filters = fast_filters(part, s, s_moves, q_moves)
         if part.kernel == 1:
             return filters, fast_scores(part, filters, q, weights)
         aligned = self._aligned(q.unsqueeze(1), filters)
