@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 from IPython.display import HTML, Markdown
 
 from fslib.paths import ROOT
+from fslib.results import Record, compare, mean_over_seeds
 
 
 def show_source(*things: Any) -> Markdown:
@@ -79,3 +80,99 @@ def in_words(first: str, second: str, difference: tuple[float, float], unit: str
         return f"{first} and {second} cannot be told apart here ({mean:+.2f} ± {ci95:.2f} {unit})"
     side = "above" if mean > 0 else "below"
     return f"{first} is {abs(mean):.2f} ± {ci95:.2f} {unit} {side} {second}"
+
+
+def _with_interval(mean: float, ci95: float, sign: str = "") -> str:
+    return f"{mean:{sign}.2f}" + ("" if pd.isna(ci95) else f" ± {ci95:.2f}")
+
+
+def accuracies(
+    groups: Mapping[str, Sequence[Record]], shots: Sequence[int] = (1, 5)
+) -> pd.DataFrame:
+    """A table of accuracies with their 95 % intervals over episodes.
+
+    Args:
+        groups: Name of the row to its records, one a seed.
+        shots: A column each.
+
+    Returns:
+        Columns "", `<shot>-shot` for each shot and, where a row has several seeds, `seeds`: their
+        number and the standard deviation between them at each shot.
+    """
+    rows = []
+    for name, records in groups.items():
+        found = [mean_over_seeds(records, shot) for shot in shots]
+        row = {"": name}
+        row |= {
+            f"{shot}-shot": _with_interval(mean, ci95)
+            for shot, (mean, ci95, _) in zip(shots, found, strict=True)
+        }
+        if len(records) > 1:
+            spread = " / ".join(f"{value[2]:.2f}" for value in found)
+            row["seeds (spread)"] = f"{len(records)} ({spread})"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def gains(
+    pairs: Mapping[str, tuple[Sequence[Record], Sequence[Record]]], shots: Sequence[int] = (1, 5)
+) -> pd.DataFrame:
+    """Paired differences, as `fslib.plots.interval_plot` draws them.
+
+    Args:
+        pairs: Label to (records, records it is compared with).
+        shots: A row each.
+
+    Returns:
+        Columns label, mean, ci95 in percentage points.
+    """
+    rows = []
+    for label, (first, second) in pairs.items():
+        for shot in shots:
+            mean, ci95 = compare(first, second, shot)
+            rows.append({"label": f"{label}, {shot} shot", "mean": mean, "ci95": ci95})
+    return pd.DataFrame(rows)
+
+
+def gain_table(
+    pairs: Mapping[str, tuple[Sequence[Record], Sequence[Record]]], shots: Sequence[int] = (1, 5)
+) -> pd.DataFrame:
+    """The paired differences of `gains` in numbers, a column for each shot."""
+    return pd.DataFrame(
+        [
+            {"": label}
+            | {f"{shot}-shot": _with_interval(*compare(first, second, shot), "+") for shot in shots}
+            for label, (first, second) in pairs.items()
+        ]
+    )
+
+
+def beside_published(
+    paper: pd.DataFrame,
+    groups: Mapping[str, Sequence[Record]],
+    source: str,
+    shots: Sequence[int] = (1, 5),
+) -> pd.DataFrame:
+    """Published accuracies with our own below them, in one table.
+
+    Args:
+        paper: Rows of `published`, of settings such as `5-way 1-shot`.
+        groups: Name of the row to its records, one a seed.
+        source: What stands in the column `source` of our rows.
+        shots: A column each.
+    """
+    shown = [_with_interval(*pair) for pair in zip(paper["accuracy"], paper["ci95"], strict=True)]
+    printed = (
+        paper.assign(shown=shown)
+        .pivot(index=["method", "backbone", "source"], columns="setting", values="shown")
+        .reset_index()
+    )
+    ours = [
+        {"method": name, "backbone": records[0].backbone, "source": source}
+        | {
+            f"5-way {shot}-shot": _with_interval(*mean_over_seeds(records, shot)[:2])
+            for shot in shots
+        }
+        for name, records in groups.items()
+    ]
+    return pd.concat([printed, pd.DataFrame(ours)])

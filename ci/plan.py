@@ -1,0 +1,182 @@
+"""List the measurements that pages need under a profile, as the commands that make them.
+
+    python ci/plan.py bml --profile cpu
+    python ci/plan.py scl/ablations --profile cpu --missing
+
+Nothing is trained at full size: a page runs on the small built-in images with a small backbone for
+one epoch, while every measurement that it asks for is written down as it would be under the
+profile. The lines fit into `ci/edition.txt`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import execute
+import matplotlib
+from IPython.core.interactiveshell import InteractiveShell
+
+import fslib.data
+import fslib.measure
+import fslib.study
+import fslib.train
+from fslib import notebooks
+from fslib.data import ImageSet
+from fslib.heads import HEADS
+from fslib.paths import results_root
+from fslib.runs import Config
+
+STAND_IN = "glyphs_small"
+Need = tuple[str, str, tuple[int, ...], int]  # scored on, "head" or "!corruption", shots, episodes
+
+
+class Plan:
+    """What the pages asked for, in order: each configuration with its needs."""
+
+    def __init__(self, missing: bool) -> None:
+        self.missing, self.committed = missing, results_root()
+        self.needs: dict[str, tuple[Config, list[Need]]] = {}
+        self.scored: set[str] = set()  # asked for a number, not only for the network
+        self.open, self.measured, self.fit = (
+            fslib.data.open_dataset,
+            fslib.measure.measured,
+            fslib.train.fit,
+        )
+
+    def open_dataset(self, name: str, root: Any = None) -> dict[str, ImageSet]:
+        """Small images under the name asked for, with the real digest where it is at hand."""
+        splits = self.open(STAND_IN)
+        with contextlib.suppress(FileNotFoundError):
+            real = self.open(name, root)
+            splits = {
+                split: dataclasses.replace(images, digest=real[split].digest)
+                for split, images in splits.items()
+                if split in real
+            }
+        return {split: dataclasses.replace(s, name=name) for split, s in splits.items()}
+
+    def small(self, config: Config) -> Config:
+        """The same experiment in a few seconds."""
+        return dataclasses.replace(config, backbone="conv4", epochs=1, seed=0)
+
+    def note(
+        self,
+        config: Config,
+        data: dict[str, ImageSet],
+        images: ImageSet | None = None,
+        head: str = "",
+        corruption: str = "",
+        shots: Any = (1, 5),
+        episodes: int = 10_000,
+    ) -> Any:
+        """In the place of `measured`."""
+        scored = data["test"] if images is None else images
+        key = config.identity(data["train"].digest) + config.variant
+        _, needs = self.needs.setdefault(key, (config, []))
+        self.scored.add(key)
+        need = (scored.name, f"!{corruption}" if corruption else head, tuple(shots), episodes)
+        there = self.missing and fslib.measure.find_record(
+            self.committed,
+            config,
+            config.identity(data["train"].digest),
+            scored,
+            head,
+            corruption,
+            shots,
+            episodes,
+        )
+        if need not in needs and not there:
+            needs.append(need)
+        return self.measured(self.small(config), data, images, head, corruption, shots, 200)
+
+    def train(self, config: Config, data: dict[str, ImageSet] | None = None, **how: Any) -> Any:
+        """In the place of `fit`: a look inside needs the run, but no record."""
+        data = self.open_dataset(config.dataset) if data is None else data
+        key = config.identity(data["train"].digest) + config.variant
+        self.needs.setdefault(key, (config, []))
+        return self.fit(self.small(config), data, **how)
+
+    def lines(self) -> Iterator[str]:
+        """One command for each configuration and protocol."""
+        for key, (config, needs) in self.needs.items():
+            if key not in self.scored:
+                yield self.line(config, [], (1, 5), 10_000)
+            protocols = sorted({(shots, episodes) for _, _, shots, episodes in needs})
+            widest = {n: max((s for s, e in protocols if e == n), key=len) for _, n in protocols}
+            for episodes, shots in sorted(widest.items(), reverse=True):
+                yield self.line(config, [n for n in needs if n[3] == episodes], shots, episodes)
+
+    def line(self, config: Config, needs: list[Need], shots: tuple[int, ...], episodes: int) -> str:
+        """The command that makes all records of one configuration and protocol."""
+        words = {"on": [], "corruptions": [], "heads": []}
+        for on, what, _, _ in needs:
+            if on != config.dataset:
+                words["on"] += [config.dataset] * (not words["on"]) + [on]
+            elif what.startswith("!"):
+                words["corruptions"].append(what[1:])
+            elif what:
+                words["heads"].append(what)
+        also = [w for key, found in words.items() if found for w in (f"--{key}", *unique(found))]
+        if shots != (1, 5):
+            also += ["--shots", *map(str, shots)]
+        if episodes != 10_000:
+            also += ["--episodes", str(episodes)]
+        return fslib.measure.command_of(config, also).removeprefix("python -m fslib.measure ")
+
+
+def unique(words: list[str]) -> list[str]:
+    """Each word once, heads in the order of `HEADS`."""
+    order = {name: i for i, name in enumerate(HEADS)}
+    return sorted(dict.fromkeys(words), key=lambda w: order.get(w, -1))
+
+
+def walk(page: Path, parameters: dict[str, Any]) -> None:
+    """Run a page's cells in this process."""
+    shell = InteractiveShell.instance()
+    shell.reset(new_session=False)
+    for cell in notebooks.read_page(page).cells:
+        if cell.cell_type != "code":
+            continue
+        with contextlib.redirect_stdout(sys.stderr):
+            exec(compile(cell.source, str(page), "exec"), shell.user_ns)
+        if "parameters" in cell.metadata.get("tags", []):
+            shell.user_ns.update({k: v for k, v in parameters.items() if k in shell.user_ns})
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("only", nargs="+", help="pages, such as bml or bml/training")
+    parser.add_argument("--profile", default="cpu")
+    parser.add_argument("--book", type=Path, default=execute.ROOT / "book")
+    parser.add_argument("--missing", action="store_true", help="leave out what has a record")
+    given = parser.parse_args(arguments)
+    parameters = execute.profile_parameters(given.profile)
+    plan = Plan(given.missing)
+    matplotlib.use("Agg")
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
+        for module in (fslib.data, fslib.study):
+            stack.enter_context(mock.patch.object(module, "open_dataset", plan.open_dataset))
+        for module in (fslib.measure, fslib.study):
+            stack.enter_context(mock.patch.object(module, "measured", plan.note))
+        stack.enter_context(mock.patch.object(fslib.study, "fit", plan.train))
+        places = {"FSLIB_RUNS": scratch, "FSLIB_RESULTS": str(Path(scratch, "results"))}
+        stack.enter_context(mock.patch.dict(os.environ, places))
+        for page in execute.pages(given.book, given.only):
+            print(f"reading {page.relative_to(given.book)}", file=sys.stderr, flush=True)
+            walk(page, parameters)
+    print("\n".join(plan.lines()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

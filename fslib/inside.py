@@ -1,0 +1,176 @@
+"""A look inside: the pictures and numbers that every chapter shows of its method and the baselines.
+
+Everything here works on feature maps that were embedded once, by name of the method (or of a part
+of it, such as one view of BML), so a chapter compares whatever it likes on the same images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from fslib.analysis import embedding, heatmaps, ranking
+from fslib.data import ImageSet
+from fslib.episodes import Episodes
+from fslib.evaluate import embed_images
+from fslib.methods import Method
+from fslib.plot_images import heatmap_overlay
+from fslib.plot_style import WIDTH
+from fslib.plots import scatter_embedding
+
+
+def class_samples(
+    data: Mapping[str, ImageSet], classes: int = 10, per_class: int = 40, seed: int = 0
+) -> dict[str, ImageSet]:
+    """Some images of some base and some novel classes, few enough for a picture.
+
+    Args:
+        data: Splits of a data set.
+        classes: Of each kind; the first ones.
+        per_class: Images of each class.
+        seed: Of the choice of images.
+
+    Returns:
+        `{"base": ..., "novel": ...}`.
+    """
+    samples = {}
+    for kind, split in (("base", "train"), ("novel", "test")):
+        images = data[split]
+        chosen = list(range(min(classes, images.classes)))
+        samples[kind] = images.take(embedding.choose_images(images.labels, chosen, per_class, seed))
+    return samples
+
+
+def embed_samples(
+    networks: Mapping[str, Method], samples: Mapping[str, ImageSet]
+) -> dict[str, dict[str, Tensor]]:
+    """Maps (N, C, h, w) of every network for every sample: name to (kind to maps)."""
+    return {
+        name: {kind: embed_images(network, images) for kind, images in samples.items()}
+        for name, network in networks.items()
+    }
+
+
+def embedding_panel(
+    maps: Mapping[str, Mapping[str, Tensor]], samples: Mapping[str, ImageSet], seed: int = 0
+) -> Figure:
+    """t-SNE of several networks, a column each, and of several samples, a row each.
+
+    Args:
+        maps: Name to (kind to maps), as `embed_samples` gives them.
+        samples: Kind to images, as `class_samples` gives them.
+        seed: Of t-SNE.
+    """
+    figure, axes = plt.subplots(
+        len(samples), len(maps), figsize=(WIDTH, 2.3 * len(samples)), squeeze=False
+    )
+    for column, (name, kinds) in enumerate(maps.items()):
+        for row, (kind, images) in enumerate(samples.items()):
+            axis = scatter_embedding(
+                embedding.tsne(kinds[kind], seed),
+                images.labels,
+                images.class_names,
+                f"{name}, {kind}",
+                axes[row, column],
+            )
+            if legend := axis.get_legend():
+                legend.remove()  # the classes are the same in every panel and need no names
+    return figure
+
+
+def silhouette_table(
+    maps: Mapping[str, Mapping[str, Tensor]], samples: Mapping[str, ImageSet], draws: int = 500
+) -> pd.DataFrame:
+    """How tight the classes lie, as a number with its interval.
+
+    Args:
+        maps: Name to (kind to maps).
+        samples: Kind to images.
+        draws: Of the bootstrap over classes.
+
+    Returns:
+        Columns method and, for each kind, mean, low and high of the silhouette: `base`,
+        `base low`, `base high`, ...
+    """
+    rows = []
+    for name, kinds in maps.items():
+        row: dict[str, Any] = {"method": name}
+        for kind, images in samples.items():
+            found = embedding.silhouette(kinds[kind], images.labels, draws=draws)
+            row |= dict(zip((kind, f"{kind} low", f"{kind} high"), found, strict=True))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def ranking_table(
+    features: Mapping[str, Tensor], images: ImageSet, draws: int = 200
+) -> pd.DataFrame:
+    """Do the classes a method finds similar also belong together, or mean similar things?
+
+    Args:
+        features: Method to (N, d), a feature for every image.
+        images: Their labels, superclasses and word vectors.
+        draws: Of the bootstrap over classes.
+
+    Returns:
+        Columns method and, for `superclasses` and `word vectors` where the set has them, Kendall's
+        tau-b of the similarities of all class pairs with it: tau, low and high.
+    """
+    references = {}
+    if images.superclass is not None:
+        references["superclasses"] = ranking.hierarchy_similarity(images.superclass)
+    if images.semantics is not None:
+        references["word vectors"] = ranking.semantic_similarity(images.semantics)
+    rows = []
+    for method, values in features.items():
+        visual = ranking.visual_similarity(values, images.labels)
+        row: dict[str, Any] = {"method": method}
+        for name, reference in references.items():
+            found = ranking.rank_correlation(visual, reference, draws)
+            low, high = found.tau_interval
+            row |= {name: found.tau, f"{name} low": low, f"{name} high": high}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def bracketed(rows: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
+    """A table with columns `x`, `x low`, `x high` as one column `x` of `value [low, high]`."""
+    shown = rows.copy()
+    for column in [c for c in rows.columns if f"{c} low" in rows.columns]:
+        triples = rows[[column, f"{column} low", f"{column} high"]].itertuples(index=False)
+        shown[column] = [
+            f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+            for value, low, high in triples
+        ]
+        shown = shown.drop(columns=[f"{column} low", f"{column} high"])
+    return shown
+
+
+def heat_panel(
+    maps: Mapping[str, Tensor], images: ImageSet, episodes: Episodes, e: int = 0
+) -> Figure:
+    """One query of each way of an episode, and where each method finds it like its own class.
+
+    Args:
+        maps: Method to (N, C, h, w), a map for every image.
+        images: The images themselves.
+        episodes: Index tables.
+        e: Which episode.
+    """
+    queries = episodes.query[e, :, 0]  # the first query of each way
+    own = torch.arange(len(queries))
+    heats = []
+    for values in maps.values():
+        prototypes = values[episodes.support[e]].mean((1, 3, 4))  # (way, C)
+        # The cosine: a distance would find the emptiest positions most like everything.
+        similar = heatmaps.similarity_map(values[queries], prototypes, "cosine")[own, own]
+        heats.append(heatmaps.upsample(similar[:, None], images.size))
+    shown = heatmaps.to_unit_range(torch.cat(heats, 1))
+    titles = [images.class_names[int(c)] for c in episodes.classes[e]]
+    return heatmap_overlay(images.images[queries], shown, list(maps), titles)

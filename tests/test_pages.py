@@ -1,0 +1,82 @@
+"""Tables and differences of the pages: what they print is what the records hold."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fslib import pages
+from fslib.evaluate import Scores
+from fslib.results import Record, save_record, summary
+
+
+def recorded(root, shift: int, seed: int = 0, method: str = "ce") -> Record:
+    """A record of 30 episodes with `shift` more right answers in each."""
+    rng = np.random.default_rng(seed)  # the episodes of a seed
+    scores = {shot: Scores(rng.integers(20, 50, 30) + shift, 75, 5, shot, 0) for shot in (1, 5)}
+    record = Record(
+        method=method,
+        variant="",
+        dataset="toy",
+        evaluated_on="toy",
+        backbone="conv4",
+        profile="",
+        seed=seed,
+        episodes={"way": 5, "query": 15, "episodes": 30, "seed": 0},
+        accuracy=summary(scores),
+        evaluated_digest="abc",
+    )
+    return save_record(record, scores, root)
+
+
+@pytest.fixture
+def two(tmp_path):
+    """The same episodes, three right answers of 75 apart."""
+    return [recorded(tmp_path, 0)], [recorded(tmp_path, 3, method="bml")]
+
+
+def test_accuracies_show_mean_interval_and_the_spread_of_seeds(tmp_path, two):
+    one = pages.accuracies({"CE": two[0]})
+    mean, ci95 = (two[0][0].accuracy["1"][k] for k in ("mean", "ci95"))
+    assert one.loc[0, "1-shot"] == f"{mean:.2f} ± {ci95:.2f}"
+    assert "seeds (spread)" not in one
+    seeds = [two[0][0], recorded(tmp_path, 0, seed=1)]
+    means = [r.accuracy["5"]["mean"] for r in seeds]
+    shown = pages.accuracies({"CE": seeds}, shots=(5,)).loc[0, "seeds (spread)"]
+    assert shown == f"2 ({np.std(means, ddof=1):.2f})"
+
+
+def test_gains_are_paired_so_a_constant_shift_has_no_interval(two):
+    first, second = two
+    found = pages.gains({"BML": (second, first)}, shots=(1,))
+    assert found.loc[0, "label"] == "BML, 1 shot"
+    assert found.loc[0, "mean"] == pytest.approx(4.0)  # 3 of 75
+    assert found.loc[0, "ci95"] == pytest.approx(0.0, abs=1e-9)
+    assert pages.gain_table({"BML": (second, first)}).loc[0, "5-shot"] == "+4.00 ± 0.00"
+    assert pages.gain_table({"CE": (first, second)}).loc[0, "5-shot"] == "-4.00 ± 0.00"
+
+
+def test_published_rows_stand_above_ours(two):
+    paper = pages.published("CIFAR-FS", ("5-way 1-shot", "5-way 5-shot"), "bml")
+    paper = paper[paper["method"] == "BML"]
+    shown = pages.beside_published(paper, {"CE": two[0]}, "here")
+    assert list(shown["method"]) == ["BML", "CE"] and list(shown["source"])[1] == "here"
+    assert shown.iloc[0]["5-way 1-shot"] == "73.45 ± 0.47"
+    assert shown.iloc[1]["5-way 5-shot"].startswith(f"{two[0][0].accuracy['5']['mean']:.2f}")
+
+
+def test_a_published_number_without_interval_is_shown_alone(two):
+    paper = pages.published("CIFAR-FS", ("5-way 1-shot",), "bml")
+    paper = paper[paper["method"] == "BML released weights"]
+    assert pages.beside_published(paper, {}, "here").iloc[0]["5-way 1-shot"] == "74.99"
+
+
+def test_words_claim_no_more_than_the_interval():
+    assert "cannot be told apart" in pages.in_words("A", "B", (0.3, 0.4))
+    assert pages.in_words("A", "B", (-1.0, 0.4)) == "A is 1.00 ± 0.40 points below B"
+
+
+def test_differences_of_other_episodes_are_refused(tmp_path, two):
+    other = dataclasses.replace(two[0][0], evaluated_digest="another")
+    with pytest.raises(ValueError, match="cannot be paired"):
+        pages.gains({"": (two[0], [other])})
