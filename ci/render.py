@@ -43,7 +43,12 @@ NOT_RUN = """:::{note}
 This page has not been run for this edition: it shows code without outputs. `make book` runs it on
 built-in images.
 :::"""
-RAN = """<p class="provenance">Run under the profile <code>PROFILE</code> in SECONDS.</p>"""
+RAN = """<p class="provenance">Run under the profile <code>PROFILE</code> in SECONDS.SMALL</p>"""
+# What a reader of the small profiles has to know before the first number.
+SMALL = (
+    " Built-in images and a minute of training: the numbers show how the page works, not what the "
+    "method is worth."
+)
 
 
 def page_for(source: Path, executed: Path) -> nbformat.NotebookNode:
@@ -57,6 +62,7 @@ def page_for(source: Path, executed: Path) -> nbformat.NotebookNode:
     seconds = float(note.get("seconds", 0))
     took = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
     text = (STALE if current is None else RAN).replace("SECONDS", took)
+    text = text.replace("SMALL", SMALL if note.get("profile") in ("smoke", "quick") else "")
     return with_note(current or ran, text.replace("PROFILE", note.get("profile", "unknown")))
 
 

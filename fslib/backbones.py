@@ -154,8 +154,21 @@ def resnet12(
     return backbone
 
 
-def conv4(width: int = 64, pools: Sequence[bool] = (True, True, True, True)) -> Backbone:
-    """Four convolutions of 64 filters (Snell et al. 2017); features are the flattened map."""
+def conv4(
+    width: int = 64,
+    pools: Sequence[bool] = (True, True, True, True),
+    drop_rate: float = 0.0,
+    project: int = 0,
+) -> Backbone:
+    """Four convolutions of 64 filters (Snell et al. 2017); features are the flattened map.
+
+    Args:
+        width: Channels.
+        pools: Which blocks halve their map.
+        drop_rate: Dropping after every block, of the kinds that `resnet12` has there.
+        project: Channels of a last 1 x 1 convolution without rectifier; 2 make features that can
+            be drawn. None of it where 0.
+    """
     blocks = [
         nn.Sequential(
             nn.Conv2d(width if i else 3, width, 3, padding=1),
@@ -165,7 +178,12 @@ def conv4(width: int = 64, pools: Sequence[bool] = (True, True, True, True)) -> 
         )
         for i, pool in enumerate(pools)
     ]
-    backbone = Backbone(blocks, width, pool="flatten")
+    if drop_rate:
+        for i, block in enumerate(blocks):
+            block.append(nn.Dropout(drop_rate) if i < 2 else DropBlock(drop_rate))
+    if project:
+        blocks.append(nn.Conv2d(width, project, 1))
+    backbone = Backbone(blocks, project or width, pool="flatten")
     _kaiming(backbone, 0.0)
     return backbone
 

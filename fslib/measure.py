@@ -3,7 +3,8 @@
     python -m fslib.measure ce --dataset cifar_fs --backbone resnet12_slim --epochs 19 --seed 0
 
 trains (or opens) the run, scores it at 1 and 5 shots and writes a record for each image set,
-corruption and head that is asked for. Records that are there already are not made again.
+corruption and head that is asked for. Records that are there already are not made again. Beside
+other data sets, `--on` takes the own base and validation classes, `cifar_fs_train cifar_fs_val`.
 """
 
 from __future__ import annotations
@@ -20,17 +21,24 @@ from typing import Any, get_type_hints
 import torch
 import yaml
 
+from fslib.alignment import ALIGNMENT_TESTS
 from fslib.analysis.corruption import CORRUPTIONS, corrupt
 from fslib.data import ImageSet, open_dataset
-from fslib.evaluate import embed_images, evaluate
-from fslib.heads import HEADS
+from fslib.evaluate import embed_recent, evaluate
+from fslib.finetune import FINE_TUNED
+from fslib.heads import HEADS, Head
 from fslib.methods import METHODS
 from fslib.paths import results_root, runs_root
+from fslib.regression import REGRESSION_TESTS
 from fslib.results import Record, code_version, load_records, save_record, summary
 from fslib.runs import Config, Run, config_of
 from fslib.train import fit
 
 DESCRIPTION = (__doc__ or "").split("\n")[0]
+ALL_HEADS: dict[str, Head] = {**HEADS, **FINE_TUNED, **REGRESSION_TESTS, **ALIGNMENT_TESTS}
+"""What `head` may name, beside the branches of a method."""
+OWN_PARTS = ("train", "val")
+"""What `--on` may name after the own data set and `_`, beside other data sets."""
 
 
 def command_of(config: Config, also: Sequence[str] = ()) -> str:
@@ -67,7 +75,7 @@ def score_run(
     Args:
         run: A trained run.
         images: Novel classes; resized to the side the run was trained at, which is recorded.
-        heads: Keys of `HEADS` or names of the method's branches; "" is the method's own.
+        heads: Keys of `ALL_HEADS` or names of the method's branches; "" is the method's own.
         shots: Support images of a class.
         episodes: How many, drawn with seed 0.
         base: Training images, for centred heads.
@@ -79,19 +87,19 @@ def score_run(
     name_of_images, digest = images.name, images.digest
     if corruption:
         images = corrupt(images, corruption, seed=0)
-    maps = embed_images(run.method, images, progress=True)
+    maps = embed_recent(run.folder, run.method, images, corruption)
     made = []
     for name in heads:
         branch = name if name in run.method.branches() else ""
-        if name and not branch and name not in HEADS:
-            known = [*HEADS, *run.method.branches()]
+        if name and not branch and name not in ALL_HEADS:
+            known = [*ALL_HEADS, *run.method.branches()]
             raise ValueError(f"unknown head {name!r}: choose one of {', '.join(known)}")
-        head, mean = HEADS[name] if name and not branch else None, None
+        head, mean = ALL_HEADS[name] if name and not branch else None, None
         if head is not None and head.centre:
             if base is None:
                 raise ValueError(f"head {name!r} needs the base images")
             # 100 images a class give the mean feature to far below its effect.
-            base_maps = embed_images(run.method, base.subset(per_class=100), progress=True)
+            base_maps = embed_recent(run.folder, run.method, base.subset(per_class=100))
             mean = head.raw_features(base_maps).mean(0)
         scores = {
             shot: evaluate(
@@ -191,7 +199,7 @@ def measured(
         config: What to train.
         data: Splits of `config.dataset`.
         images: Scored on; the novel classes of `data` where None.
-        head: A key of `HEADS` or a branch of the method; "" is the method's own.
+        head: A key of `ALL_HEADS` or a branch of the method; "" is the method's own.
         corruption: A key of `CORRUPTIONS`, or "".
         shots: Support images of a class.
         episodes: How many.
@@ -246,10 +254,12 @@ def _parser() -> argparse.ArgumentParser:
         "--corruptions", nargs="*", default=[], choices=sorted(CORRUPTIONS), help=own
     )
     parser.add_argument(
-        "--heads", nargs="*", default=[], help=f"{own}: {', '.join(HEADS)}, or a branch"
+        "--heads", nargs="*", default=[], help=f"{own}: {', '.join(ALL_HEADS)}, or a branch"
     )
     parser.add_argument("--shots", nargs="*", type=int, default=[1, 5])
     parser.add_argument("--episodes", type=int, default=10_000)
+    both = "old and new classes at once (fslib.measure_generalised): shots, lessons, draws"
+    parser.add_argument("--generalised", nargs="*", metavar="NAME=VALUE", help=both)
     parser.add_argument("--root", help="folder of packed data sets")
     return parser
 
@@ -270,28 +280,29 @@ def main(words: Sequence[str] | None = None) -> None:
         for word in (f"--{key}", *map(str, _listed(given[key])))
     ]
     data = open_dataset(config.dataset, given["root"])
+    if given["generalised"] is not None:
+        from fslib.measure_generalised import measure_generalised
+
+        return measure_generalised(config, data, **_pairs(given["generalised"]))
     side, wanted = data["train"].size[0], config.identity(data["train"].digest)
-    known = [*HEADS, *config.build(data["train"].classes).branches()]
+    known = [*ALL_HEADS, *config.build(data["train"].classes).branches()]
     if unknown := [head for head in given["heads"] if head not in known]:
         parser.error(f"unknown head {unknown[0]!r}: choose one of {', '.join(known)}")
     run = None
     for name in given["on"] or [config.dataset]:
         own = name == config.dataset
-        splits = data if own else open_dataset(name, given["root"])
-        novel = (splits["test"] if own else join(splits)).resized(side)
+        part = name.removeprefix(f"{config.dataset}_")
+        if own:
+            novel = data["test"]
+        elif part in OWN_PARTS:
+            novel = part_of(data, part)
+        else:
+            novel = join(open_dataset(name, given["root"])).resized(side)
         for corruption in ["", *(given["corruptions"] if own else [])]:
             heads = ["", *given["heads"]] if own and not corruption else [""]
+            asked = (given["shots"], given["episodes"])
             found = {
-                head: find_record(
-                    results_root(),
-                    config,
-                    wanted,
-                    novel,
-                    head,
-                    corruption,
-                    given["shots"],
-                    given["episodes"],
-                )
+                head: find_record(results_root(), config, wanted, novel, head, corruption, *asked)
                 for head in heads
             }
             records = [record for record in found.values() if record]
@@ -313,6 +324,12 @@ def main(words: Sequence[str] | None = None) -> None:
                     for shot, score in record.accuracy.items()
                 )
                 print(f"{record.id}: {line}", flush=True)
+
+
+def part_of(splits: Mapping[str, ImageSet], name: str) -> ImageSet:
+    """Base (`train`) or validation classes (`val`) to score on, 100 images each, `cifar_fs_val`."""
+    part = splits[name].subset(per_class=100)
+    return dataclasses.replace(part, name=f"{part.name}_{name}")
 
 
 def join(splits: Mapping[str, ImageSet]) -> ImageSet:

@@ -73,10 +73,13 @@ def sample_taps(taps: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     vertical, horizontal = vertical.clamp(-1, height), horizontal.clamp(-1, width)
     top, left = vertical.detach().floor(), horizontal.detach().floor()
     low, right = vertical - top, horizontal - left
-    up, near = 1 - low, 1 - right
+    # Few passes and few new tensors: here, not in the sampling, most of the time would go.
+    both = low * right
+    low_only, right_only = low - both, right - both
+    neither = (1 - low).sub_(right_only)
     first = torch.arange(maps, device=taps.device).view(-1, 1, 1) * (height + 3) * down
     first = (first + down + across + torch.arange(count, device=taps.device)).int()
-    index = (top.int() * down + left.int() * across + first).flatten(0, 1)
+    index = top.int().mul_(down).add_(left.int(), alpha=across).add_(first).flatten(0, 1)
     transposed = None, None, None
     if taps.requires_grad:
         ranked, order = index.flatten().sort()
@@ -84,10 +87,10 @@ def sample_taps(taps: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
         transposed = order, (order // count).int(), starts.int()
     # The four neighbours have one index in four shifted views of the table.
     corners = (
-        (0, up * near),
-        (across, up * right),
-        (down, low * near),
-        (down + across, low * right),
+        (0, neither),
+        (across, right_only),
+        (down, low_only),
+        (down + across, both),
     )
     total = 0
     for shift, weight in corners:

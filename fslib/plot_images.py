@@ -1,9 +1,11 @@
 """Figures made of images: episodes, grids, heat maps, rankings. Import them from `fslib.plots`."""
 
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -96,7 +98,7 @@ def heatmap_overlay(
                 )
             bare(axis)
             if i == 0:
-                text = short_name(titles[k - 1], 13) if k else "Image"
+                text = textwrap.fill(titles[k - 1], 13) if k else "Image"
                 axis.set_title(text, size=7.5, loc="center", weight="normal")
         if row_titles:
             grid[i, 0].set_ylabel(
@@ -158,4 +160,46 @@ def ranking_panel(
             if q == 0:
                 axis.set_title(f"{place + 1}", size=8, loc="center")
     grid[0, 0].set_title("Query", size=8, loc="center")
+    return figure
+
+
+def sampling_panel(
+    queries: Tensor, supports: Tensor, cells: Tensor, places: Tensor, names: Sequence[str]
+) -> Figure:
+    """Pairs of images, a cell of the query and the nine places that DMF makes its filter from.
+
+    Args:
+        queries: Images (M, 3, H, W).
+        supports: Images (M, 3, H, W).
+        cells: int64 (M, 2), row and column of the cell.
+        places: (M, h, w, 9, 2) of `fslib.alignment.sampled_places`.
+        names: Titles of the pairs.
+    """
+    count, columns = len(queries), min(3, len(queries))
+    rows = -(-count // columns)
+    figure, grid = plt.subplots(rows, 2 * columns, figsize=(WIDTH, 1.3 * rows + 0.1), squeeze=False)
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03, wspace=0.01, hspace=0.02)
+    for axis in grid.flat:
+        bare(axis)
+        axis.set_visible(False)
+    for i, pair in enumerate(zip(to_pixels(queries), to_pixels(supports), strict=True)):
+        side = queries.shape[2:]
+        scale = torch.tensor(side) / torch.tensor(places.shape[1:3])  # pixels a cell
+        row, column = cells[i].tolist()
+        here = (cells[i] + 0.5) * scale - 0.5
+        dots = (places[i, row, column].cpu() + 0.5) * scale - 0.5
+        for axis, pixels, title in zip(
+            grid[i // columns, 2 * (i % columns) :], pair, ("query", "support"), strict=False
+        ):
+            axis.set_visible(True)
+            axis.imshow(pixels)
+            # A margin, so that points outside the image can be seen.
+            axis.set(xlim=(-4, side[1] + 3), ylim=(side[0] + 3, -4))
+            if i < columns:
+                axis.set_title(title, size=7.5, weight="normal", loc="center", pad=1)
+            filled = RIGHT if title == "query" else "none"
+            axis.plot(here[1], here[0], "o", ms=6, mfc=filled, mec=RIGHT, mew=1.4)
+        axis.plot(dots[:, 1], dots[:, 0], "o", ms=3.5, color=WRONG, mec="white", mew=0.4)
+        name = short_name(names[i], 26).replace("\n", " ")
+        grid[i // columns, 2 * (i % columns)].set_xlabel(name, size=7.5, loc="left", labelpad=1)
     return figure

@@ -1,7 +1,7 @@
 """The committed record of a measurement: one JSON file, and every episode's right answers.
 
 `results/runs/<id>.json` says what was trained, on what it was scored and what came out;
-`results/episodes/<id>.npy` holds uint8 (shots, E), the right answers of every episode, so any two
+`results/episodes/<id>.npy` holds (shots, E), the right answers of every episode, so any two
 records over the same episodes can be compared in pairs years later.
 """
 
@@ -130,11 +130,12 @@ def save_record(record: Record, scores: dict[int, Scores], root: Path | None = N
                 "give this one a variant of its own"
             )
     correct = np.stack([scores[shot].correct for shot in sorted(scores)])
-    if correct.max(initial=0) > 255:
-        raise ValueError("an episode has more than 255 right answers: uint8 cannot hold that")
+    kind = np.uint8 if correct.max(initial=0) < 256 else np.uint16
+    if correct.max(initial=0) > np.iinfo(kind).max:
+        raise ValueError("an episode has more than 65,535 right answers: uint16 cannot hold that")
     # Opening through a buffer keeps numpy from appending its own ending to the partial file.
     buffer = io.BytesIO()
-    np.save(buffer, correct.astype(np.uint8), allow_pickle=False)
+    np.save(buffer, correct.astype(kind), allow_pickle=False)
     write_atomically(
         root / "episodes" / f"{record.id}.npy",
         lambda partial: partial.write_bytes(buffer.getvalue()),
@@ -161,7 +162,11 @@ def load_records(root: Path | None = None, **where: Any) -> list[Record]:
     if unknown := set(where) - fields:
         raise TypeError(f"records have no field {', '.join(sorted(unknown))}")
     found = []
-    for path in sorted((root / "runs").glob("*.json")):
+    # A record's name says its method and seed: most files need not be read.
+    method, seed = where.get("method"), where.get("seed")
+    named = f"*--{method}--*" if isinstance(method, str) else "*"
+    named += f"--seed{seed}*.json" if isinstance(seed, int) else ".json"
+    for path in sorted((root / "runs").glob(named)):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:

@@ -40,6 +40,7 @@ def parameters(name: str, **options) -> int:
         ("conv4", 84, {}, (64, 5, 5)),
         ("conv4", 32, {}, (64, 2, 2)),
         ("conv4", 32, {"width": 8, "pools": (True, True, False, False)}, (8, 8, 8)),
+        ("conv4", 32, {"width": 8, "project": 2}, (2, 2, 2)),
         ("resnet10", 84, {}, (512, 11, 11)),
         ("resnet10", 84, {"last_pool": True}, (512, 5, 5)),
         ("resnet18", 32, {}, (512, 4, 4)),
@@ -50,6 +51,24 @@ def parameters(name: str, **options) -> int:
 def test_shapes(name, side, options, shape):
     assert shape_of(name, side, **options) == shape
     assert build_backbone(name, **options).channels == shape[0]
+
+
+def test_conv4_drops_in_training_only_and_has_no_more_weights_for_it():
+    plain, dropping = (
+        build_backbone("conv4", width=4),
+        build_backbone("conv4", drop_rate=0.5, width=4),
+    )
+    assert list(plain.state_dict()) == list(dropping.state_dict())
+    dropping.load_state_dict(plain.state_dict())
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(plain.eval()(images), dropping.eval()(images))
+    assert not torch.equal(plain.train()(images), dropping.train()(images))
+
+
+def test_a_projected_feature_may_be_negative():
+    net = build_backbone("conv4", width=4, project=2).eval()
+    with torch.no_grad():
+        assert net(torch.rand(8, 3, 32, 32)).min() < 0
 
 
 def test_parameter_counts():

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from benchmarks import common, data, evaluation, memory, training
+from benchmarks import common, data, evaluation, margins, memory, training
 from benchmarks.report import write_report
 
 
@@ -78,3 +78,15 @@ def test_the_command_writes_json_and_the_page_names_the_machine(tmp_path, capsys
     assert content["machine"]["processor"] in text
     assert "A quick run" in text
     assert "| drawing 10,000 episodes |" in text
+
+
+def test_the_margins_benchmark_sets_its_milliseconds_against_a_step():
+    rows = named(margins.measure(rounds=1, turns=3, episodes=8))
+    for backbone in ("conv4", "resnet12_slim"):
+        step = rows[f"{backbone}: a step of ProtoNet, 300 images"]["value"]
+        for kind in margins.KINDS:
+            alone = rows[f"a {kind} margin, forward and backward"]["value"]
+            share = rows[f"{backbone}: added by a {kind} margin"]["value"]
+            assert share == pytest.approx(100 * alone / step)
+    name = "stage 2 of dynamic_fsl_traml, 64 base classes, 192 wide, 20 shot"
+    assert rows[name]["value"] > 0

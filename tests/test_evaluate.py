@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
+from fslib import evaluate as evaluation
 from fslib.data import TooFewImages
 from fslib.episodes import draw_episodes
 from fslib.evaluate import (
@@ -149,3 +150,30 @@ def test_other_episodes_are_never_paired(other):
 
 def test_scores_print_as_the_literature_prints_them():
     assert str(scores([6, 8, 7, 7])) == f"70.00 ± {interval([60, 80, 70, 70])[1]:.2f}"
+
+
+def test_a_network_is_asked_once_for_the_same_images(coloured_sets, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        evaluation, "embed_images", lambda *a, **k: asked.append(1) or torch.ones(9)
+    )
+    images = coloured_sets["test"]
+    first = evaluation.embed_recent("run a", None, images)
+    assert evaluation.embed_recent("run a", None, images) is first and len(asked) == 1
+    evaluation.embed_recent("run b", None, images)
+    evaluation.embed_recent("run a", None, images, "blur")
+    evaluation.embed_recent("run a", None, coloured_sets["val"])
+    evaluation.embed_recent("run a", None, images.subset(per_class=4))
+    evaluation.embed_recent("run a", None, images.subset(classes=[0, 1, 2, 3]))
+    evaluation.embed_recent("run a", None, images.subset(classes=[1, 2, 3, 4]))
+    assert len(asked) == 7
+
+
+def test_only_as_many_maps_are_remembered_as_fit(coloured_sets, monkeypatch):
+    monkeypatch.setattr(evaluation, "RECENT_BYTES", 100)
+    monkeypatch.setattr(evaluation, "embed_images", lambda *a, **k: torch.ones(20))  # 80 bytes
+    images = coloured_sets["test"]
+    first = evaluation.embed_recent("run c", None, images)
+    evaluation.embed_recent("run d", None, images)
+    assert len(evaluation._RECENT) == 1
+    assert evaluation.embed_recent("run c", None, images) is not first

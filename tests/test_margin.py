@@ -347,3 +347,19 @@ def test_cosines_without_a_scale_keep_the_loss_up(others, least):
     """Five ways, the right one at cosine 1: the others opposite, or corners of a simplex."""
     cosines = torch.tensor([[1.0, *[others] * 4]])
     assert loss(cosines).item() == pytest.approx(least, abs=1e-3)
+
+
+def test_reversed_margins_settle_where_pairs_are_confused(normal):
+    """In balance a margin is (ways - 1) x (chance of that wrong class) / (2 x penalty)."""
+    logits = 2 * normal(1, 30, 5).double()
+    target, penalty = torch.arange(5).repeat_interleave(6)[None], 2.0
+    table = torch.zeros(1, 5, 5, dtype=torch.float64)
+    for _ in range(200):
+        chances = add_margins(logits, target, table).softmax(-1).view(1, 5, 6, 5).mean(2)
+        table = 4 * chances / (2 * penalty)
+    table = (table - torch.diag_embed(table.diagonal(dim1=1, dim2=2))).requires_grad_()
+    moved = add_margins(logits, target, margins.held(table, "reversal"))
+    total = loss(moved[0], target[0]) + penalty * wrong(table).square().mean()
+    (slope,) = torch.autograd.grad(total, table)
+    assert wrong(slope).abs().max() < 1e-9
+    assert wrong(table).min() > 0 and wrong(table).std() > 0.01

@@ -10,8 +10,9 @@ from conftest import coloured
 
 from fslib import measure
 from fslib.evaluate import embed_images, evaluate
+from fslib.finetune import FINE_TUNED
 from fslib.heads import HEADS
-from fslib.measure import command_of, join, main, measured
+from fslib.measure import command_of, join, main, measured, part_of
 from fslib.results import load_records, load_scores
 from fslib.runs import Config, open_run
 
@@ -105,6 +106,35 @@ def test_one_command_trains_scores_and_records(places, tmp_path, capsys):
     given = vars(measure._parser().parse_args(again))
     for key in ("on", "corruptions", "heads", "shots", "episodes", "epochs", "profile"):
         assert given[key] == vars(measure._parser().parse_args(WORDS))[key]
+
+
+def test_own_parts_and_fitted_heads_are_scored_by_the_same_command(places, tmp_path):
+    main(
+        [
+            *WORDS[: WORDS.index("--heads")],
+            "--heads",
+            "tuned_dot",
+            "--on",
+            "coloured",
+            "coloured_val",
+        ]
+    )
+    records = {record.id.removesuffix("--30-episodes"): record for record in load_records()}
+    name = "coloured--ce--conv4--cpu--seed0"
+    assert sorted(records) == [name, f"{name}--head-tuned_dot", f"{name}--on-coloured_val"]
+    (folder,) = (tmp_path / "runs").glob("ce-*")
+    run, val = open_run(folder), part_of(places["coloured"], "val")
+    assert val.name == "coloured_val" and val.counts.max() <= 100
+    expected = evaluate(run.method, val, 2, episodes=30)
+    assert np.array_equal(
+        load_scores(records[f"{name}--on-coloured_val"], 2).correct, expected.correct
+    )
+    expected = evaluate(
+        run.method, places["coloured"]["test"], 2, episodes=30, head=FINE_TUNED["tuned_dot"]
+    )
+    assert np.array_equal(
+        load_scores(records[f"{name}--head-tuned_dot"], 2).correct, expected.correct
+    )
 
 
 def test_a_committed_record_is_taken_where_it_answers_the_question(places, tmp_path, monkeypatch):

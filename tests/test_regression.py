@@ -11,11 +11,13 @@ from torch.nn import functional
 
 from fslib.augment import augment
 from fslib.episodes import draw_episodes
-from fslib.evaluate import embed_images
+from fslib.evaluate import embed_images, evaluate
 from fslib.logistic import probabilities
 from fslib.methods import build_method
 from fslib.paths import ROOT
 from fslib.regression import (
+    REGRESSION_TESTS,
+    RegressionTest,
     embed_copies,
     evaluate_regression,
     features_of,
@@ -65,6 +67,47 @@ def test_copies_are_augmented_views_of_the_rows_that_were_asked_for(method, colo
     clean = embed_copies(method, images, rows, copies=0)
     expected = features_of(embed_images(method, images.images[rows]))
     torch.testing.assert_close(clean["spatial"][:, 0], expected["spatial"])
+
+
+def test_equal_copies_are_embedded_once_and_repeated(method, coloured_sets):
+    images, rows = coloured_sets["test"], torch.tensor([2, 9])
+    same = embed_copies(method, images, rows, copies=3, policy="none")
+    clean = embed_copies(method, images, rows, copies=0)
+    for kind, values in same.items():
+        assert values.shape == (2, 3, clean[kind].shape[2])
+        assert torch.equal(values, clean[kind].expand(-1, 3, -1))
+
+
+def test_the_test_is_a_head_that_every_method_can_be_scored_with(
+    method, coloured_sets, monkeypatch
+):
+    """All four ways of joining come from one fit, and equal `evaluate_regression`."""
+    images = coloured_sets["test"]
+    asked = {"shot": 2, "way": 3, "query": 4, "episodes": 5, "seed": 3}
+    made = evaluate_regression(method, images, **asked, copies=5, jobs=1)
+    fits = []
+    from fslib import regression
+
+    whole = regression.evaluate_regression
+    monkeypatch.setattr(regression, "_FITTED", {})
+    monkeypatch.setattr(
+        regression, "evaluate_regression", lambda *a, **k: fits.append(1) or whole(*a, **k)
+    )
+    maps = embed_images(method, images)
+    for name in ("global", "spatial", "sum", "max"):
+        head = REGRESSION_TESTS[f"scl_{name}"]
+        scores = evaluate(method, images, head=head, maps=maps.clone(), **asked)
+        assert np.array_equal(scores.correct, made[name].correct)
+        assert (scores.queries, scores.way, scores.shot, scores.seed) == (12, 3, 2, 3)
+    assert len(fits) == 1
+    other = evaluate(method, images, head=RegressionTest(copies=1), maps=maps + 0.1, **asked)
+    assert len(fits) == 2 and len(other.correct) == 5
+
+
+def test_the_names_of_the_tests():
+    assert {h.copies for h in REGRESSION_TESTS.values()} == {0, 1, 5, 10, 25}
+    assert REGRESSION_TESTS["scl_sum"] == RegressionTest()
+    assert REGRESSION_TESTS["scl_global_same"].policy == "none"
 
 
 @pytest.mark.parametrize("copies", [0, 3])

@@ -150,10 +150,13 @@ def test_a_damaged_record_is_named(tmp_path):
         load_records(tmp_path)
 
 
-def test_more_answers_than_a_byte_holds_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="more than 255 right answers"):
-        measured(tmp_path, episodes={**EPISODES, "query": 60}, shift=230)
-    assert not list(tmp_path.rglob("*.*"))
+def test_more_answers_than_a_byte_holds_take_two_and_more_than_those_are_refused(tmp_path):
+    record, scores = measured(tmp_path, episodes={**EPISODES, "query": 60}, shift=230)
+    assert np.array_equal(load_scores(record, 5).correct, scores[5].correct)
+    assert np.load(tmp_path / f"episodes/{record.id}.npy").dtype == np.uint16
+    with pytest.raises(ValueError, match="more than 65,535 right answers"):
+        measured(tmp_path / "more", episodes={**EPISODES, "query": 20_000}, shift=65_536)
+    assert not (tmp_path / "more").exists()
 
 
 def test_a_field_of_a_later_version_does_not_hide_a_record(tmp_path):

@@ -11,6 +11,7 @@ from fslib.analysis.neighbours import accuracy_against_k
 from fslib.evaluate import embed_images
 from fslib.losses.contrastive import contrastive_loss, feature_distance, soft_label_loss
 from fslib.methods import Batch, build_method
+from fslib.methods.scl import LOSSES
 from fslib.runs import Config, open_run
 from fslib.train import fit
 
@@ -129,6 +130,19 @@ def test_mixed_precision_rounds_only_the_network():
     for name in ("loss", "ce", "gc", "sc"):
         assert made[name].dtype == torch.float32
         assert made[name].item() == pytest.approx(exact[name].item(), rel=0.03)
+
+
+def test_the_rows_of_the_loss_table_use_the_losses_they_name():
+    """A row is named by its record: ce_ss_gc is CE and SS-GC, and nothing else."""
+    assert len(LOSSES) == 7  # the eighth row is CE with one view
+    for label, (variant, options) in LOSSES.items():
+        used = {k for k, w in built(**options).weights.items() if w}
+        named = set(label.replace(", two views", "").lower().replace("-", "_").split(" + "))
+        assert used == named
+        assert variant.removesuffix("_two_views") == "_".join(
+            ["ce", *(n for n in label.lower().replace("-", "_").split(" + ")[1:])]
+        )
+        assert all(weight in (0, 1) for weight in built(**options).weights.values())
 
 
 # ---- ProtoNet

@@ -48,8 +48,8 @@ class DynamicMetaFilter(Method):
         groups: Channel groups g with a filter each; the paper takes 64, 160 or 320 of 640 channels.
         kernel: Side of a filter.
         sampling: Off: the window is not moved (Table 2a).
-        alignments: 0, 1, 2, ... recursions of Eq. 7; None for the ODE (Table 2d). May be changed
-            after training.
+        alignments: 0, 1, 2, ... recursions of Eq. 7; None for the ODE (Table 2d). After training
+            `method.metafilter.alignments` may be set to another number.
         solver: Of the ODE: `auto`, `exact`, `rk4` or `dopri5`, see `MetaFilter`.
         tolerance: For `dopri5`.
         linear_field: dq/dt = f * q without the rectifier (paper's Eq. 3).
@@ -127,8 +127,8 @@ class DynamicMetaFilter(Method):
             query: (E, Q, h, w, C + 36).
 
         Returns:
-            Filters (E, way, Q, h, w, g k k), Q being 1 where all queries share them, and scores
-            (E, way, Q, h, w).
+            Filters (E, way, Q, h, w, g k k), Q being 1 where all queries share them and zeros
+            where there is no alignment, and scores (E, way, Q, h, w).
         """
         part, channels = self.metafilter, self.metafilter.channels
         # Everything linear in the map may be averaged over the shots, the offset parts too.
@@ -138,6 +138,9 @@ class DynamicMetaFilter(Method):
         weights = class_weights(s.flatten(2, 3), self.normalise_positions) * self.scale
         if not self.fast:
             return plain_scores(part, s.movedim(-1, 2), q.movedim(-1, 2), weights)
+        if part.alignments == 0:
+            filters = s.new_zeros((*s.shape[:2], 1, *s.shape[2:4], len(part.psi)))
+            return filters, torch.einsum("ekc,eqhwc->ekqhw", weights, q)
         filters = fast_filters(part, s, s_moves, q_moves)
         if part.kernel == 1:
             return filters, fast_scores(part, filters, q, weights)

@@ -34,6 +34,17 @@ from fslib.methods.base import Batch, Episodic, Method, MixedClasses
 from fslib.methods.ce import CrossEntropy
 from fslib.methods.protonet import ProtoNet
 
+# The rows of the paper's loss table in two views: label to variant of the record and weights.
+LOSSES: dict[str, tuple[str, dict[str, float]]] = {
+    "CE, two views": ("ce_two_views", {"sc": 0.0}),
+    "CE + SS-GC": ("ce_ss_gc", {"sc": 0.0, "ss_gc": 1.0}),
+    "CE + SS-SC": ("ce_ss_sc", {"sc": 0.0, "ss_sc": 1.0}),
+    "CE + SS-GC + SS-SC": ("ce_ss_gc_ss_sc", {"sc": 0.0, "ss_gc": 1.0, "ss_sc": 1.0}),
+    "CE + GC": ("ce_gc", {"sc": 0.0, "gc": 1.0}),
+    "CE + SC": ("ce_sc", {}),
+    "CE + GC + SC": ("ce_gc_sc", {"gc": 1.0}),
+}
+
 
 def _views(second: str | None) -> tuple[str, ...]:
     """The run's own augmentation for the first view, `second` for the second if there is one."""

@@ -1,0 +1,123 @@
+"""Old and new classes at once, as records that the rest of the house can read."""
+
+import shlex
+
+import numpy as np
+import pytest
+import torch
+from conftest import coloured
+
+from fslib import measure, measure_generalised
+from fslib.evaluate import embed_images
+from fslib.generalised import evaluate_generalised, train_stage_two
+from fslib.measure_generalised import (
+    COUNTS,
+    generalised_records,
+    measured_generalised,
+    parts_of,
+)
+from fslib.results import compare, load_records, load_scores, mean_over_seeds
+from fslib.runs import Config, open_run
+from fslib.study import Study
+
+HOW = {"shots": (1, 3), "lessons": 8, "draws": 6}
+CONFIG = Config(
+    "dynamic_fsl",
+    dataset="coloured",
+    backbone_options={"width": 4},
+    options={"batch": 32},
+    epochs=1,
+    precision="32-true",
+    profile="cpu",
+)
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    monkeypatch.setenv("FSLIB_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("FSLIB_RESULTS", str(tmp_path / "results"))
+    sets = {
+        split: coloured(split, classes, side=16, seed=classes)
+        for split, classes in (("train", 6), ("val", 5), ("test", 3))
+    }
+    monkeypatch.setattr(measure, "open_dataset", lambda name, root: sets)
+    return sets
+
+
+def test_no_image_is_both_learned_from_and_asked_about(data):
+    parts = parts_of(data)
+    for known, asked, whole in (("train", "base", "train"), ("support", "novel", "test")):
+        assert len(parts[known]) + len(parts[asked]) == len(data[whole])
+        seen = {image.numpy().tobytes() for image in parts[known].images}
+        assert not seen & {image.numpy().tobytes() for image in parts[asked].images}
+    assert set(parts["base"].counts.tolist()) == set(parts["novel"].counts.tolist()) == {4}
+    assert parts["val"] is data["val"]
+
+
+def test_records_hold_what_the_evaluation_counts(data, tmp_path):
+    records = measured_generalised(CONFIG, data, **HOW)
+    assert records.keys() == COUNTS.keys()
+    parts = parts_of(data)
+    method = open_run(tmp_path / "runs" / CONFIG.identity(parts["train"].digest)).method
+    known = {
+        name: (method.test_features(embed_images(method, parts[name])), parts[name].labels)
+        for name in ("train", "support", "base", "novel")
+    }
+    taught, _ = train_stage_two(method, *known["train"], 3, episodes=8, progress=False)
+    expected = {
+        top: evaluate_generalised(
+            taught, known["base"], known["support"], known["novel"], 3, 6, top
+        )
+        for top in (1, 5)
+    }
+    for head, (field, top) in COUNTS.items():
+        scores = load_scores(records[head], 3)
+        assert scores.accuracy == pytest.approx(getattr(expected[top], field))
+        assert records[head].head == head and len(scores.correct) == 6
+    ways = {head: record.episodes["way"] for head, record in records.items()}
+    assert ways["generalised_novel"] == ways["generalised_novel_joint_top5"] == 3
+    assert ways["generalised_base_joint"] == 6 and ways["generalised_all_prior_top5"] == 9
+    assert all(record.episodes["query"] == 4 for record in records.values())
+    assert (load_scores(records["generalised_novel_top5"], 1).accuracy == 100).all()
+
+
+def test_records_are_made_once_and_can_be_compared(data, monkeypatch):
+    study = Study("coloured", "conv4", 1, "crop_flip", "cpu", (0, 1), training={})
+    study = study.but(backbone_options={"width": 4}, training={"precision": "32-true"})
+    study.__dict__["data"] = data
+    made = generalised_records(study, "dynamic_fsl", options={"batch": 32}, **HOW)
+    again = generalised_records(study, "dynamic_fsl", options={"batch": 32}, **HOW)
+    assert made == again and len(made["generalised_all"]) == 2
+    other = generalised_records(study, "dynamic_fsl", "wide", options={"batch": 16}, **HOW)
+    gain = compare(other["generalised_all"], made["generalised_all"], 3)
+    means = [mean_over_seeds(g["generalised_all"], 3)[0] for g in (other, made)]
+    assert gain[0] == pytest.approx(means[0] - means[1]) and gain[1] >= 0
+    with pytest.raises(ValueError, match="different episodes or images"):
+        compare(made["generalised_all"], made["generalised_novel"], 3)
+    monkeypatch.setattr(measure_generalised, "fit", None)  # another question needs another run
+    with pytest.raises(TypeError):
+        measured_generalised(study.config("dynamic_fsl", batch=32), data, **{**HOW, "draws": 7})
+
+
+def test_the_command_of_a_record_repeats_it(data, capsys):
+    made = measured_generalised(CONFIG, data, **HOW)
+    words = shlex.split(made["generalised_all"].command)
+    assert words[-4:] == ["--generalised", "shots=[1,3]", "lessons=8", "draws=6"]
+    assert not load_records()  # pages write no committed record
+    measure.main(words[3:])
+    assert "generalised_novel_top5--6-episodes: n = 1: 100.00" in capsys.readouterr().out
+    committed = {record.head: record for record in load_records()}
+    for head, record in made.items():
+        assert committed[head].command == record.command
+        for shot in HOW["shots"]:
+            a, b = load_scores(record, shot), load_scores(committed[head], shot)
+            assert np.array_equal(a.correct, b.correct)
+    # An ordinary score of the same method is not mistaken for one of these.
+    assert not load_records(method="dynamic_fsl", head="")
+
+
+def test_a_method_without_a_second_stage_is_refused(data):
+    plain = Config("ce", backbone_options={"width": 4}, options={"batch": 32}, epochs=1)
+    with pytest.raises(ValueError, match="'ce' has no second stage: take dynamic_fsl"):
+        measured_generalised(plain, data, **HOW)
+    assert torch.is_grad_enabled()
