@@ -101,9 +101,12 @@ def test_profiles_hold_the_agreed_parameters(name):
         transfer=str,
         backbone=str,
         epochs=int,
+        ablation_backbone=str,
+        ablation_epochs=int,
         augment=str,
         seeds=list,
         episodes=int,
+        dense=bool,
     )
 
 
