@@ -11,7 +11,17 @@ from pathlib import Path
 from benchmarks.report import write_report
 from fslib.paths import ROOT
 
-NAMES = ("data", "evaluation", "training", "memory", "bml")
+NAMES = (
+    "data",
+    "evaluation",
+    "training",
+    "memory",
+    "bml",
+    "dmf",
+    "margins",
+    "scl",
+    "negative_margin",
+)
 
 
 def run() -> None:

@@ -33,6 +33,14 @@ METHOD = """
   in memory. ProtoNet's batch is 300 images (20 ways, 5 + 10), cross-entropy's 128.
 - **BML.** One episode of 15 ways, 5 + 7 images each, against a loop over its queries and positions
   (forward and backward), and a step of it against a step of cross-entropy on the same 180 images.
+- **DMF.** The fast head against the one that forms every pair's map, at the paper's shapes; its
+  step against ProtoNet's on the same images; 2,000 episodes from cached 8 x 8 maps.
+- **Margins.** What a margin adds to ProtoNet's step (20 ways, 300 images), timed by itself because
+  it is far below the noise of a whole step; lessons of Dynamic FSL from cached features.
+- **SCL.** The Gram-matrix form of the spatial loss against two plain forms, 256 views of 25 places;
+  memory is what the forward pass keeps for the backward one. Then the authors' test.
+- **Negative margin.** Heads of 600 episodes tuned at once against one episode at a time, and the
+  chapter's whole analysis of a network from cached features.
 """
 
 WITHOUT_BF16 = """

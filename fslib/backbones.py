@@ -162,6 +162,8 @@ def conv4(
 ) -> Backbone:
     """Four convolutions of 64 filters (Snell et al. 2017); features are the flattened map.
 
+    Finn et al. (2017) take 32: `conv4_32`, the quick network of this book's ablations.
+
     Args:
         width: Channels.
         pools: Which blocks halve their map.
@@ -220,6 +222,7 @@ def resnet10(small_stem: bool = True, last_pool: bool = False) -> Backbone:
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     "conv4": conv4,
+    "conv4_32": functools.partial(conv4, width=32),
     "resnet12": resnet12,
     "resnet12_slim": functools.partial(resnet12, widths=(24, 48, 96, 192)),
     "resnet10": resnet10,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -313,7 +314,9 @@ def fit(
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"{folder.name} is being trained by another process: waiting for it", flush=True)
+        # Like the bar, not part of what a page shows.
+        said = f"{folder.name} is being trained by another process: waiting for it"
+        tqdm.write(said, file=sys.stderr)
         lock.acquire()
     try:
         if not (folder / "run.json").exists():

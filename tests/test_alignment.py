@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fslib.alignment import ALIGNMENT_TESTS, align_pairs, sampled_places, share_outside
+from fslib.alignment import (
+    ALIGNMENT_TESTS,
+    align_pairs,
+    sampled_places,
+    share_outside,
+    usual_groups,
+)
+from fslib.backbones import build_backbone
 from fslib.evaluate import embed_images, evaluate
 from fslib.methods import build_method
 from fslib.plot_images import sampling_panel
@@ -95,3 +102,19 @@ def test_the_panel_shows_both_images_of_every_pair():
     expected = (float(places[0, 1, 1, 4, 1]) + 0.5) * 4 - 0.5
     assert dots.shape == (9, 2) and math.isclose(dots[4, 0], expected, rel_tol=1e-5)
     plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "channels", "few", "many"),
+    [
+        ("conv4_32", 32, 4, 8),
+        ("conv4", 64, 8, 16),
+        ("resnet12_slim", 192, 16, 32),
+        ("resnet12", 640, 64, 160),
+    ],
+)
+def test_the_usual_groups_hold_about_as_many_channels_as_the_papers(backbone, channels, few, many):
+    assert build_backbone(backbone).channels == channels
+    assert (usual_groups(backbone), usual_groups(backbone, shot=5)) == (few, many)
+    assert channels % few == channels % many == 0
+    assert 8 <= channels / few <= 12 and 4 <= channels / many <= 6

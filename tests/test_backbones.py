@@ -193,7 +193,7 @@ def test_resnet12_drops_in_training_only_and_every_stage_gets_a_gradient(normal)
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("resnet13", {}, "unknown backbone 'resnet13': choose one of conv4, resnet12"),
+        ("resnet13", {}, "unknown backbone 'resnet13': choose one of conv4, conv4_32"),
         ("conv4", {"depth": 3}, "backbone 'conv4' does not take these options: .*'depth'"),
         ("resnet12", {"widths": (2, 3)}, "ResNet-12 has 4 stages: give 4 widths"),
         ("resnet12", {"drop_rate": 1.0}, r"rate in \[0, 1\)"),

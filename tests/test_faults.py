@@ -137,7 +137,7 @@ def test_of_two_processes_one_trains_and_the_other_waits(tmp_path, monkeypatch, 
     timer.start()
     run = fit(TINY, sets(), runs=tmp_path / "runs", progress=False)
     assert go.exists() and len(run.history) == 2
-    assert "is being trained by another process: waiting for it" in capsys.readouterr().out
+    assert "is being trained by another process: waiting for it" in capsys.readouterr().err
     child.join(60)
     assert child.exitcode == 0
 

@@ -11,7 +11,7 @@ from fslib.analysis.neighbours import accuracy_against_k
 from fslib.evaluate import embed_images
 from fslib.losses.contrastive import contrastive_loss, feature_distance, soft_label_loss
 from fslib.methods import Batch, build_method
-from fslib.methods.scl import LOSSES
+from fslib.methods.scl import LOSSES, loss_row
 from fslib.runs import Config, open_run
 from fslib.train import fit
 
@@ -143,6 +143,11 @@ def test_the_rows_of_the_loss_table_use_the_losses_they_name():
             ["ce", *(n for n in label.lower().replace("-", "_").split(" + ")[1:])]
         )
         assert all(weight in (0, 1) for weight in built(**options).weights.values())
+        assert loss_row(label) == (variant, options)
+        scaled = built(**loss_row(label, 0.1)[1]).weights
+        assert scaled == {
+            k: w if k == "ce" else 0.1 * w for k, w in built(**options).weights.items()
+        }
 
 
 # ---- ProtoNet

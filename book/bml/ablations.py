@@ -17,8 +17,8 @@
 # %% tags=["parameters"]
 profile: str = "quick"  # which profile these values belong to
 dataset: str = "glyphs"  # trained and scored on
-ablation_backbone: str = "conv4"  # conv4, resnet12_slim or resnet12
-ablation_epochs: int = 1  # passes over the training images for each run
+ablation_backbone: str = "conv4_32"  # conv4, resnet12_slim, resnet12
+ablation_epochs: int = 2  # passes over the training images for each run
 augment: str = "none"  # mirrored letters would be other letters
 seeds: list = [0]  # the first one is used
 episodes: int = 2000  # tasks of every score
@@ -273,7 +273,7 @@ Markdown(
 # version of the other?
 
 # %%
-ways = (5, 10, 15, 20, 30) if dense else (5, 20)
+ways = (5, 10, 15, 20, 30) if dense else (10, 20)
 figure, panel = plt.subplots(figsize=(5.2, 2.6))
 curves = {}
 for name, alpha in (("without the push", 0.0), ("with the push", 5.5)):

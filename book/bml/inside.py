@@ -23,8 +23,8 @@ augment: str = "none"  # mirrored letters would be other letters
 seeds: list = [0]  # the first one is looked at
 classes: int = 10  # in each t-SNE picture
 per_class: int = 40  # points of each class
-ablation_backbone: str = "conv4"  # of the pair with and without mutual loss
-ablation_epochs: int = 1  # passes over the images for each of the two
+ablation_backbone: str = "conv4_32"  # of the pair with and without mutual loss
+ablation_epochs: int = 2  # passes over the images for each of the two
 
 # %%
 import torch

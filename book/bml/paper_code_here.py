@@ -21,8 +21,8 @@ epochs: int = 3  # passes over the training images
 augment: str = "none"  # mirrored letters would be other letters
 seeds: list = [0]  # one run each
 episodes: int = 2000  # tasks of every score
-ablation_backbone: str = "conv4"  # of the comparisons with one change
-ablation_epochs: int = 1  # passes over the images for each of them
+ablation_backbone: str = "conv4_32"  # of the comparisons with one change
+ablation_epochs: int = 2  # passes over the images for each of them
 
 # %%
 import matplotlib.pyplot as plt

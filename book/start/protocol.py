@@ -39,6 +39,7 @@ from fslib.plot_style import label_of, use_book_style
 from fslib.plots import interval_plot
 from fslib.results import compare, mean_over_seeds
 from fslib.runs import Config
+from fslib.study import usual_rate
 from IPython.display import Markdown
 
 use_book_style()
@@ -54,6 +55,7 @@ def config(method: str, seed: int) -> Config:
         epochs=epochs,
         augment=augment,
         seed=seed,
+        lr=usual_rate(method, dataset),
         profile=profile,
     )
 

@@ -244,7 +244,9 @@ class MarginLoss(nn.Module):
         kind: One of `KINDS`; `none` is plain cross-entropy.
         way: Classes of a task.
         mode: One of `MODES`; of no meaning where nothing is learned.
-        penalty: Weight of the mean squared margin, for `reversal`.
+        penalty: Weight of the mean squared margin, for `reversal`. In balance a margin is
+            (way - 1) x (chance of that wrong class) / (2 x penalty); below a penalty of about
+            (way - 1) / 20 a wide margin confuses its pair further and the margins run away.
         floor: Smallest margin, for `floor`.
         size: Of the naive (default 1), angular (0.3 radians) or cosine margin (0.1).
         **options: Of `ClassMargin` or `TaskMargin`.

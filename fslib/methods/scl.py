@@ -46,6 +46,21 @@ LOSSES: dict[str, tuple[str, dict[str, float]]] = {
 }
 
 
+def loss_row(label: str, weight: float = 1.0) -> tuple[str, dict[str, float]]:
+    """One row of `LOSSES` as the arguments of a run.
+
+    Args:
+        label: A key of `LOSSES`.
+        weight: Of every contrastive loss of the row, beside a cross-entropy of weight 1.
+
+    Returns:
+        Variant of the record and options of `scl`; those at their default are left out.
+    """
+    variant, weights = LOSSES[label]
+    scaled = {name: weight * value for name, value in ({"sc": 1.0} | weights).items()}
+    return variant, {k: v for k, v in scaled.items() if v != (1.0 if k == "sc" else 0.0)}
+
+
 def _views(second: str | None) -> tuple[str, ...]:
     """The run's own augmentation for the first view, `second` for the second if there is one."""
     if second and second not in POLICIES:
