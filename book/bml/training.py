@@ -90,6 +90,8 @@ axes[0].legend()
 axes[1].plot(history["epoch"], history["gate_open"], "o-", ms=3)
 axes[1].set(xlabel="Epoch", title="Gate open (% of query positions)")
 axes[1].set_ylim(0)
+for axis in axes:
+    axis.xaxis.get_major_locator().set_params(integer=True)
 figure.tight_layout()
 
 # %% tags=["hide-input"]

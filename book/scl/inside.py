@@ -69,7 +69,7 @@ from IPython.display import Markdown
 use_book_style()
 base = Study(dataset, backbone, epochs, augment, profile, tuple(seeds))
 study = base.but(backbone_options={"pools": pools})
-two_views = study.but(epochs=max(1, int(share * epochs)))
+two_views = study.but(epochs=max(2, int(share * epochs)))
 weight = 0.1 if dataset.startswith("glyphs") else 1.0  # see training
 
 

@@ -49,7 +49,7 @@ use_book_style()
 study = Study(
     dataset,
     backbone,
-    max(1, int(share * epochs)),
+    max(2, int(share * epochs)),
     augment,
     profile,
     tuple(seeds),

@@ -57,7 +57,7 @@ base = Study(
     dataset, backbone, epochs, augment, profile, tuple(seeds), episodes
 )
 study = base.but(backbone_options={"pools": pools})
-two_views = study.but(epochs=max(1, int(share * epochs)))
+two_views = study.but(epochs=max(2, int(share * epochs)))
 weight = 0.1 if dataset.startswith("glyphs") else 1.0  # of each contrast
 
 
@@ -78,10 +78,11 @@ def losses(label: str, where: Study = two_views, **how) -> list:
 #
 # **Pictures.** Every image comes in two views, so an epoch costs twice as
 # much. So that nothing wins by cost, the rows with two views run for half
-# the epochs, rounded down: the network sees no more *pictures* than with CE,
-# and a batch holds 64 images in two views where CE has 128 in one. And
-# because a strongly changed second view may help or harm by itself, **CE
-# with two views**, the same batches without any contrast, stands beside them.
+# the epochs, rounded down (two at least): the network sees about as many
+# *pictures*, the table below says how many, and a batch holds 64 images in
+# two views where CE has 128 in one. And because a strongly changed second
+# view may help or harm by itself, **CE with two views**, the same batches
+# without any contrast, stands beside them.
 
 # %%
 groups = {
