@@ -98,6 +98,10 @@ def source_faults(book: Path) -> Iterator[str]:
                 yield f"{script}, cell {number}: a line of {len(wide[0])} columns ({WIDTH} at most)"
 
 
+BARE = re.compile(r"\[?<[^>]* at 0x[0-9a-f]+>|Text\(")
+RICHER = {"text/html", "text/markdown", "image/png"}
+
+
 def executed_faults(executed: Path, book: Path) -> Iterator[str]:
     """Say what is wrong with executed copies: not there, of other code, errors, widgets."""
     for script in sorted(book.rglob("*.py")):
@@ -120,6 +124,10 @@ def executed_faults(executed: Path, book: Path) -> Iterator[str]:
                     yield f"{copy}, cell {number}: a widget, which loads scripts from the network"
                 if shown.get("name") == "stderr":
                     yield f"{copy}, cell {number}: standard error, which belongs to no page"
+                if BARE.match("".join(shown.get("data", {}).get("text/plain", ""))) and not (
+                    RICHER & set(shown["data"])
+                ):
+                    yield f"{copy}, cell {number}: an object shown as its address: begin with `_ =`"
 
 
 class Page(HTMLParser):

@@ -208,12 +208,17 @@ def test_executed_faults_are_found(copied, capsys):
     page.cells[-1].outputs = [
         nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[]),
         nbformat.v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}}),
+        nbformat.v4.new_output("display_data", {"text/plain": "<Legend at 0x7f>"}),
+        nbformat.v4.new_output("display_data", {"text/plain": "<F at 0x7f>", "image/png": ""}),
+        nbformat.v4.new_output("display_data", {"text/plain": "a number at 0x7f"}),
     ]
     nbformat.write(page, copy)
     lines = faults(capsys, "--executed", copied / "out", "--book", book)
-    assert [("an error: ValueError: no" in x, "a widget" in x) for x in lines] == [
-        (True, False),
-        (False, True),
+    said = ("an error: ValueError: no", "a widget", "shown as its address")
+    assert [[words in line for words in said] for line in lines] == [
+        [True, False, False],
+        [False, True, False],
+        [False, False, True],
     ]
     script = book / "start/task.py"
     script.write_text(script.read_text() + "more = 1\n")

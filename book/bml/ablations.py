@@ -292,7 +292,7 @@ for name, alpha in (("without the push", 0.0), ("with the push", 5.5)):
         label=name,
     )
 panel.set(xlabel="Ways in training", ylabel="5-shot accuracy (%)")
-panel.legend()
+_ = panel.legend()
 
 # %% tags=["hide-input"]
 few, many = (

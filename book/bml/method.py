@@ -153,7 +153,7 @@ for panel, gate, title in zip(
     panel.scatter(*corners.T, c="white", edgecolors="black", s=60)
     panel.scatter(*corners[:1].T, c="#D55E00", edgecolors="black", s=60)
     panel.set_title(title)
-figure.colorbar(image, ax=axes, label="push", shrink=0.9)
+_ = figure.colorbar(image, ax=axes, label="push", shrink=0.9)
 
 # %% tags=["hide-input"]
 every, _ = elastic_constraint(apart, first, 1.0, alpha1, alpha2, False)

@@ -102,7 +102,7 @@ panel.plot(
     label="length of the push (% of its end)",
 )
 panel.set(xlabel="Epoch", ylim=(0, 105))
-panel.legend()
+_ = panel.legend()
 
 # %% tags=["hide-input"]
 effect = compare(

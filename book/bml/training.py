@@ -144,7 +144,7 @@ for name, group in views.items():
 panel.set(xscale="log", xlabel="Shots", ylabel="Accuracy (%)")
 panel.set_xticks(shots, [str(s) for s in shots])
 panel.minorticks_off()
-panel.legend()
+_ = panel.legend()
 
 # %%
 table(accuracies(views, shots))

@@ -271,7 +271,7 @@ for axis, shot in zip(axes, (1, 5)):
         )
     axis.set(xlabel="Margin m", title=f"{shot} shot")
 axes[0].set_ylabel("Accuracy (%)")
-axes[0].legend()
+_ = axes[0].legend()
 
 # %%
 gap = {size: r[0].history[-1].get("gap") for size, r in swept.items()}

@@ -95,7 +95,7 @@ for axis, values, title in zip(
     axis.set_title(title)
     axis.tick_params(length=0)
     figure.colorbar(image, ax=axis, shrink=0.6)
-axes[0].set_ylabel("True class")
+_ = axes[0].set_ylabel("True class")
 
 # %% [markdown]
 # Over 50 episodes, every pair is a point:
@@ -114,7 +114,7 @@ for axis, name in zip(axes, ("ProtoNet + TRAML", "AM3 + TRAML")):
         float(y.mean()),
         float((y == 0).float().mean()),
     )
-axes[0].set_ylabel("Margin")
+_ = axes[0].set_ylabel("Margin")
 
 # %% tags=["hide-input"]
 Markdown(
@@ -182,7 +182,7 @@ for (shot, scores), style in zip(curves.items(), ("o-", "s--")):
     )
     axes[1].axhline(own[shot].mean, color="grey", lw=0.8, zorder=0)
 axes[1].set(xlabel="lambda, forced at test", ylabel="Accuracy (%)")
-axes[1].legend()
+_ = axes[1].legend()
 
 # %% tags=["hide-input"]
 best = {

@@ -66,7 +66,7 @@ from IPython.display import Markdown
 from torch.nn.functional import cross_entropy
 
 use_book_style()
-torch.manual_seed(seed)
+_ = torch.manual_seed(seed)
 
 # %% [markdown]
 # ## A margin in a softmax
@@ -129,7 +129,7 @@ for m, line in ((-1.0, ":"), (0.0, "-"), (1.0, "--"), (3.0, "-.")):
 for axis, title in zip(axes, ("Loss", "Force on the gap")):
     axis.axvline(0, color="grey", lw=0.8, zorder=0)
     axis.set(xlabel="Gap (true minus wrong logit)", title=title)
-axes[0].legend()
+_ = axes[0].legend()
 
 # %% tags=["hide-input"]
 Markdown(
@@ -276,7 +276,7 @@ panel.plot(
 )
 panel.set(xlabel="Angle to the own prototype (degrees)")
 panel.set(ylabel="True logit, s = 1")
-panel.legend()
+_ = panel.legend()
 
 # %% [markdown]
 # The cosine margin takes the same from every image; the angular one takes

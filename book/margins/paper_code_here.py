@@ -179,7 +179,7 @@ for axis, (kind, column, title) in zip(
     axis.set_ylim(min(low, 0) - 0.6 * (high - low), high + 0.1 * (high - low))
 for axis in axes[1]:
     axis.set_xlabel("Step")
-axes[0, 0].legend(ncols=2)
+_ = axes[0, 0].legend(ncols=2)
 
 # %% tags=["hide-input"]
 ends = {

@@ -106,7 +106,7 @@ for axis, m in zip(axes, ("protonet_traml", "am3_traml")):
     axis.set(xlabel="Epoch", title=label_of(m))
     axis.xaxis.get_major_locator().set_params(integer=True)
 axes[0].set_ylabel("Logit")
-axes[0].legend()
+_ = axes[0].legend()
 
 # %% tags=["hide-input"]
 said = [
@@ -336,7 +336,7 @@ for axis, (count, title) in zip(axes, counts.items()):
     axis.set_xticks(numbers, [str(n) for n in numbers])
     axis.minorticks_off()
 axes[0].set_ylabel("Right first answers (%)")
-axes[0].legend()
+_ = axes[0].legend()
 
 # %%
 compared = (both["dynamic_fsl_traml"], both["dynamic_fsl"])

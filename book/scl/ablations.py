@@ -154,7 +154,7 @@ for axis, shot in zip(axes, (1, 5)):
     axis.grid(axis="x")
 axes[0].set_yticks(range(len(steps)), steps)
 axes[0].set_ylim(len(steps) - 0.4, -0.6)
-figure.legend(
+_ = figure.legend(
     *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3
 )
 
@@ -246,7 +246,7 @@ axes[0].set_xscale("log")
 axes[0].set_xticks(taus, [str(t) for t in taus])
 axes[0].minorticks_off()
 axes[0].set_ylabel(f"Gain over\n{start} (points)")
-axes[1].legend()
+_ = axes[1].legend()
 
 # %% tags=["hide-input"]
 parts = []

@@ -174,7 +174,7 @@ panel.set(xscale="log", xlabel="Neighbours that vote", ylabel="Accuracy (%)")
 panel.set_xticks(ks, [str(k) for k in ks])
 panel.minorticks_off()
 panel.grid(axis="y")
-panel.legend()
+_ = panel.legend()
 
 # %% tags=["hide-input"]
 k = 8
@@ -256,7 +256,7 @@ panel.set(xlim=(45, 101), xlabel="More similar than a stranger (%)")
 panel.set_yticks(range(len(matched)), list(matched))
 panel.invert_yaxis()
 panel.grid(axis="x")
-panel.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+_ = panel.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 # %% tags=["hide-input"]
 lead = {n: f["other view"] - f["class-mate"] for n, f in matched.items()}
@@ -314,7 +314,7 @@ axes[0].set(
     title="Singular value over the largest",
 )
 axes[1].set(xlabel="Directions", title="Variance explained (%)", xscale="log")
-axes[1].legend(loc="lower right")
+_ = axes[1].legend(loc="lower right")
 
 # %%
 rows = []

@@ -181,7 +181,7 @@ for axis, other in zip(axes, (1, 2)):
     axis.set_xticks(range(4), pictures[names[0]])
     axis.set(ylim=(0, 1.1), title=f"found in: {names[other]}")
     axis.set_xlabel(f"the places of: {names[0]}")
-axes[0].set_ylabel("Cosine with what\nthe location found")
+_ = axes[0].set_ylabel("Cosine with what\nthe location found")
 
 # %% tags=["hide-input"]
 Markdown(

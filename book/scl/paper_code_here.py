@@ -179,7 +179,7 @@ panel.set(
 )
 panel.set_xticks((5, 20, 100, 400), ("5", "20", "100", "400"))
 panel.minorticks_off()
-panel.legend()
+_ = panel.legend()
 
 # %%
 history = pd.DataFrame(run.history)

@@ -195,7 +195,7 @@ panel.text(
 panel.text(1, floor + 0.1, f"floor, {classes} classes", size=8, color="#6b6b6b")
 panel.xaxis.get_major_locator().set_params(integer=True)
 panel.set(xlabel="Epoch", ylabel="Contrastive loss", ylim=(0.4, 5.1))
-panel.legend(loc="center right")
+_ = panel.legend(loc="center right")
 
 # %% tags=["hide-input"]
 part = {"CE + GC": "gc", "CE + SC": "sc"}
