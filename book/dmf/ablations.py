@@ -207,8 +207,8 @@ tops = {k: rows[f"{k} shot"].idxmax().split("=")[1] for k in (1, 5)}
 Markdown(
     "Rows stand beside the paper's row with as many channels in a group, as "
     "nearly as the width allows (640, 10, 4, 2 and 1 of its 640). The "
-    f"paper's best are {tops[1]} groups at 1 shot and {tops[5]} at 5, and it "
-    "gains "
+    f"paper's best are {tops[1]} groups at 1 shot and {tops[5]} at 5 (where "
+    "320 prints the same), and it gains "
     + effect("DMF groups=64", "DMF groups=1")
     + " over one group. Here, "
     + sentences("DMF", "DMF with one group", whole, by_groups[1])
@@ -375,9 +375,11 @@ Markdown(
     "most; taking the filter away altogether moves it by "
     f"{swap[0][0]:+.2f} ± {swap[0][1]:.2f}. "
     + (
-        "So the filter counts for more than the curve it goes through."
-        if largest < abs(swap[0][0])
-        else "Here the curve moves as much as the filter does."
+        "The latter cannot be told from nothing, so neither can be ranked."
+        if abs(swap[0][0]) <= swap[0][1]
+        else "So the filter counts for more than the curve it goes through."
+        if largest < abs(swap[0][0]) - swap[0][1]
+        else "The curve moves it about as much as the filter does."
     )
 )
 

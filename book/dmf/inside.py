@@ -242,8 +242,9 @@ Markdown(
     "all of them at the border. The mean offset of a tap over all pairs and "
     f"positions is {float(fixed):.2f} cells long, a habit rather than a "
     "look. And when the support image is exchanged for one of another "
-    f"class, an offset changes by {float(turns):.0%} of its length: that is "
-    "the part that depends on the pair."
+    f"class, an offset changes by {float(turns):.0%} of its length. That is "
+    "the prototype's share: the convolution is linear, so an offset is a "
+    "query's part plus a prototype's part, without a term of both."
 )
 
 # %% [markdown]
@@ -324,16 +325,17 @@ alike = (standard[0] * standard[1]).sum(1) / (before.shape[1] - 1)
 
 # %% tags=["hide-input"]
 Markdown(
-    "Five networks, and each has a backbone of its own: what differs between "
-    "these columns need not be the alignment. Within *one* network it can be "
+    f"{'Five' if dense else 'Four'} networks, each with a backbone of its "
+    "own: what differs between them need not be the alignment. Within *one* "
+    "network it can be "
     f"asked directly. Over {len(alike)} pairs of one class, the votes of the "
     "ODE model before and after its own alignment correlate over positions "
     f"with r = {float(alike.mean()):.3f} (lowest pair "
     f"{float(alike.min()):.3f}). "
     + (
         "The alignment hardly moves where the votes are loud, so the figure "
-        "shows what five trainings made of the image, not what the "
-        "alignment does to it."
+        "shows mostly what separate trainings made of the image, not what "
+        "the alignment does to it."
         if alike.mean() > 0.9
         else "The alignment does move where the votes are loud."
     )
@@ -391,7 +393,7 @@ spread = {k: ode[k] for k in ("over positions", "over groups", "over pairs")}
 strongest = max(spread, key=spread.get)
 Markdown(
     "The first column is the mean gain, the next three its standard "
-    "deviations, the fourth a part of the one over groups, the last two "
+    "deviations, the fifth the fixed part of the one over groups, the last two "
     "means over pairs of one class and of two. "
     f"In the ODE model the gain differs most **{strongest}** "
     f"({spread[strongest]:.3f}), against "

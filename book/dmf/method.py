@@ -121,7 +121,8 @@ show_source(MetaFilter.filters)
 #
 # The filter is applied to the query, rectified, and added, either $T$ times
 # (Eq. 7) or continuously for one unit of time (Eq. 9), as a neural ODE
-# {cite}`chen2018neuralode`:
+# {cite}`chen2018neuralode`. The rectifier is in the released code only;
+# without it negative features grow, too.
 #
 # $$
 # F(q) = \max(f * q, 0), \qquad
@@ -216,8 +217,8 @@ Markdown(
     f"{middle['T = 1']:.2f}, the ODE by {middle['ODE']:.2f}, two alignments "
     f"by {middle['T = 2']:.2f}. The ODE lies between one and two recursions "
     f"all the way; it can never exceed $e$ = {math.e:.2f}. What the network "
-    "learns is $f$, and it could learn nearly the same factors through any "
-    "of the curves."
+    "learns is $f$: wherever their ranges overlap, two curves can give the "
+    "same factor by different $f$. Only the end differs: 2, $e$, 4 or 8."
 )
 
 # %% [markdown]
@@ -260,7 +261,9 @@ table(
 #
 # At every position two questions are asked. Which way of the episode
 # ($\ell_f$, on the aligned maps)? Which of all base classes ($\ell_g$, by a
-# $1 \times 1$ convolution on the query map *before* alignment)?
+# $1 \times 1$ convolution on the query map *before* alignment)? Map and
+# weights are the released code's; the paper aligns first and halves
+# $\ell_g$ instead.
 #
 # $$
 # \ell_f = -\frac1{hw}\sum_p \log\frac{\exp r_y^p}{\sum_n \exp r_n^p},
@@ -314,7 +317,14 @@ table(rows)
 #
 # Written down as it stands, the head forms whole maps of every pair: 600 of
 # them in a training step, each with 640 channels at the paper's size. Four
-# identities spare all that.
+# identities spare all that:
+#
+# 1. The offset convolution is linear: once an image, then added for a pair.
+# 2. Sampling commutes with mixing channels: mix by $\Psi$ once a way, and
+#    sample only $g$ channels for a pair.
+# 3. The ODE is the factor $e^f$.
+# 4. A score needs only each group's share of $w^\top q$, so no aligned map
+#    is formed.
 
 # %%
 show_source(fast_filters, fast_scores)
@@ -362,7 +372,7 @@ Markdown(
 #
 # 1. In the worked example, give `MetaFilter` `linear_field=True`: what
 #    happens to the negative channel?
-# 2. `groups = 64`: how much of the fast head's lead is left when every
-#    channel has a filter of its own?
+# 2. `groups = 128` (as many as `channels`): how much of the fast head's lead
+#    is left when every channel has a filter of its own?
 # 3. Move another cell of the toy window: which two channels of the offset
 #    convolution are those of cell 7?

@@ -83,7 +83,7 @@ net = run.method
 # %% [markdown]
 # ## At $k = 1$ the neural ODE is a factor
 #
-# Random query maps, random filters, and three ways to solve the equation.
+# Random query maps, random filters, two solvers at three tolerances.
 # Each is compared with $e^f$ on the positive features.
 
 # %%

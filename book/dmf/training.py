@@ -67,8 +67,8 @@ usual = Study(dataset, backbone, epochs, augment, profile, seeds, episodes)
 #   each number of shots the paper trains a model of its own.
 # - **Everything else** is shared by all methods of this book: images seen,
 #   augmentation, optimiser, rate, cosine schedule, last weights. The paper
-#   peaks at a rate of 0.35 with stronger augmentation and chooses the epoch
-#   on validation classes.
+#   takes a rate of 0.35 (miniImageNet) and stronger augmentation; its
+#   released code chooses the epoch on validation classes.
 
 # %%
 pools = [True, True, False, False]  # which blocks halve their map
@@ -145,8 +145,8 @@ left = {
     "few-shot": end["few_shot"] / math.log(5),
 }
 Markdown(
-    "Both losses are means over positions, and a position sees little of "
-    "the image: some will always vote wrongly. At the end "
+    "Both losses are means over positions, and a position has only its own "
+    "feature, perhaps of the background, to vote with. At the end "
     f"{left['global']:.0%} of the loss of pure chance is left on the base "
     f"classes and {left['few-shot']:.0%} on the ways. In the last epoch "
     f"{end['episode_accuracy']:.1f} % of the training queries were given to "

@@ -110,8 +110,8 @@ Markdown(
     f"The true class holds p = {p:.3f}. For one margin for all pairs the "
     "loss has a closed form, the last column. A margin of one doubles the "
     f"loss of this query ({rows[1]['loss']:.2f} to {rows[3]['loss']:.2f}); "
-    "a large one adds itself. A negative margin makes the task easier, which "
-    "has a chapter of its own."
+    "from there on each further unit adds nearly one. A negative margin "
+    "makes the task easier, which has a chapter of its own."
 )
 
 # %% [markdown]
@@ -280,9 +280,10 @@ _ = panel.legend()
 
 # %% [markdown]
 # The cosine margin takes the same from every image; the angular one takes
-# little near 0 degrees and most at 90. Past $\pi - m$, here 151 degrees,
-# the turned cosine would rise again and reward a *wrong* angle; from there
-# on the plain cosine, lowered by $m \sin m$, takes its place (the step).
+# little near 0 degrees and most at $90° - m/2$, here 76. Past $\pi - m$, here
+# 151 degrees, the turned cosine would rise again and reward a *wrong* angle;
+# from there on the plain cosine, lowered by $m \sin m$, takes its place (the
+# step).
 #
 # ### Three papers, one loss
 #
@@ -321,8 +322,9 @@ table(
 # $$
 #
 # It is a probability, so it is never negative, and descent **lowers every
-# margin**, whatever it depends on. Something else has to keep them up. This
-# book knows five answers:
+# free margin**; where margins share parameters ($\alpha$, $G$), a small step
+# still lowers their mean, weighted by it. Something else has to keep them up.
+# This book knows five answers:
 #
 # - `fixed`: the margins are given, not learned.
 # - `joint`: descent on the same loss, as the paper's text has it.
@@ -363,7 +365,7 @@ table(rows, digits=3)
 # (`bilevel` gets its gradient from a second episode, not from this loss.)
 # The default here is **reversal**: the margins climb where the network
 # descends, and a penalty on their square holds them. A margin then settles
-# where its pair is confused most, which is what the paper wants of it.
+# the higher, the more its pair is confused, which is what the paper wants.
 # *Paper, code, here* shows all five at work.
 #
 # ## Old and new classes at once

@@ -66,7 +66,7 @@ main = {m: study.records(m, **o) for m, o in options.items()}
 # %% [markdown]
 # The margins are trained by *reversal*: they climb where the network
 # descends, and a penalty on their square holds them back (*method*, last
-# part). The paper trains with 5 ways; here all episodes have 20, as those
+# part). The paper speaks of 5 ways only; here all have 20, as those
 # of the baseline in this book, so that a row differs from its host in the
 # margin and in nothing else. The generator then maps 19 likenesses to 19
 # margins.
@@ -118,7 +118,7 @@ Markdown(
     "On the training episodes, "
     + "; ".join(said)
     + ". The logits of ProtoNet are squared distances and those of AM3 are "
-    "plain ones, so the same margin weighs more with AM3."
+    "plain ones: hold a margin only against the gap of its own host."
 )
 
 # %% [markdown]
@@ -248,7 +248,7 @@ Markdown(
     )
     + "\n\nThe last two rows of the figure compare features only. They still "
     "differ in more than the names that trained them: AM3 takes the plain "
-    "distance and pools its map."
+    "distance" + (" and pools its map." if "conv4" in backbone else ".")
 )
 
 # %% tags=["hide-input"]
@@ -472,6 +472,6 @@ Markdown(
 # ## To take away
 #
 # - Each host stands beside itself, with the margin as the only difference.
-# - AM3 knows the names of new classes at test; its lead over ProtoNet is
-#   not the margin's.
+# - AM3 knows the names of new classes at test; what parts it from ProtoNet
+#   is not the margin.
 # - 'All' is a sum of two very different numbers. Ask for both.

@@ -386,8 +386,14 @@ Markdown(
     + (
         "All of that lies within the intervals: nothing is decided here."
         if max(between, *map(abs, gained.values())) <= ci95
-        else "So the scale moves more than the margin does, and a margin "
-        "found at one scale is a statement about that scale."
+        else "So the scale by itself moves more than the margin does. "
+        + (
+            "Whether the margin's effect depends on the scale these "
+            "intervals do not tell."
+            if spread(by_product) <= ci95
+            else "And at the same product the margin does not bring the same "
+            "at every scale."
+        )
         if between > max(map(abs, gained.values()))
         else "So the margin moves more than the scale does."
     )
@@ -630,8 +636,9 @@ Markdown(
 # ## Positive there, negative here: which sign, and where?
 #
 # The chapter on adaptive margins {cite}`li2020traml` *adds* margins to the
-# wrong logits of a matching network and reports gains; this one takes them
-# off a classifier and reports gains. Both are one number in the same table,
+# wrong logits of ProtoNet (and of AM3, built on it) and reports gains; this
+# one gives the true class of a classifier a margin below zero and reports
+# gains. Both are one number in the same table,
 # so both signs can be tried in both places: a classifier over all base
 # classes at once (dot products, $s = 5$) and ProtoNet on episodes of 20
 # ways. The margin is given in logits, $s\,m$.
@@ -702,15 +709,16 @@ Markdown(
 )
 
 # %% [markdown]
-# Why might the two differ? The classifier's base classes are all there is
-# in training, and a novel class never meets its weights again: being content
-# sooner costs nothing that is used later. ProtoNet is trained on the very
-# comparison that is made at test, and there a wider gap is a wider gap.
+# Why could the two differ? One argument: a novel class never meets the
+# classifier's weights, so being content sooner *might* cost nothing that is
+# used later; ProtoNet is trained on the very comparison that is made at
+# test, so a wider gap might be kept. That is a guess. Whether they differ
+# at all in these networks, and to which side, the list above says.
 #
 # ## To take away
 #
 # - Turn one knob at a time. Scale, weight decay and learning rate can move
 #   an accuracy as well, and a margin below zero also shortens the steps.
-# - For one image only the product counts; for a network the scale counts
-#   by itself.
+# - For one image only the product counts; for a network the scale can
+#   matter by itself, so compare margins at one scale.
 # - Which sign is right depends on what is trained, and has to be measured.

@@ -190,8 +190,9 @@ Markdown(
         f"- {title}: {told(kind, 'base')}; {told(kind, 'novel')}."
         for kind, title in (("dot", "Dot products"), ("cosine", "Cosines"))
     )
-    + "\n\nThe paper's story is a positive correlation on base and a "
-    "negative one on novel classes."
+    + "\n\nThe paper's story is a positive correlation on base classes. On "
+    "novel ones the ratio first rises as m falls below zero, and may fall "
+    "again at the lowest margins: for those look at the curve."
 )
 
 # %% [markdown]

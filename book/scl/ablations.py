@@ -275,7 +275,8 @@ Markdown(
 #
 # The mean of the places' cosines is the default. A sum only changes the
 # scale (16 places make it 16 times as sharp), the maximum listens to the
-# best place, and log-sum-exp lies between.
+# best place, and log-sum-exp lies between mean and maximum, up to a constant
+# that the softmax cancels.
 
 # %%
 kinds = ("sum", "max", "logsumexp") if dense else ("max",)
@@ -430,7 +431,8 @@ Markdown(
 show_source(ContrastiveDistillation.prepare)
 
 # %%
-# The teacher is named by its run, which the table above has trained.
+# The teacher is named by its run. Where the table above came from committed
+# records, a new student needs `two_views.run("scl", "ce_sc", **spatial)` first.
 teacher = two_views.config("scl", "ce_sc", **spatial).identity(
     study.data["train"].digest
 )
@@ -469,8 +471,7 @@ Markdown(
     + sentences("student, CD + KD", "student, KD", taught)
     + ".\n- What the places add: "
     + sentences("student, CD + KD, every place", "student, CD + KD", taught)
-    + ".\n\nThe paper reports that the step helps; its numbers stand in "
-    "figures only."
+    + ".\n\nThe talk argues for this step; its slides print no numbers for it."
 )
 
 # %% [markdown]

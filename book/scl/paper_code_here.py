@@ -9,9 +9,10 @@
 # %% [markdown]
 # # SCL: paper, code, here
 #
-# What the paper and its talk say, what the released code does, and what that
-# means. Each point that decides a number is shown by a cell. The code was
-# read at commit e40409d of its repository; nothing of it is used here.
+# What the slides of the talk say, what the released code and its scripts do,
+# and what that means. Each point that decides a number is shown by a cell.
+# The code was read at commit e40409d of its repository; nothing of it is used
+# here.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # which profile these values belong to
@@ -134,7 +135,8 @@ table(
 # The rows come in pairs of equals. *Rivals that matter* is the exponential of
 # the entropy of a view's softmax, out of 127. So whoever replaces the sum by
 # a mean and keeps $\tau$ has changed the temperature, which the sweep on the
-# page of ablations prices: its point $\tau = 0.2$ *is* the mean at 0.1.
+# page of ablations prices: where it is dense, its point $\tau = 0.2$ *is* the
+# mean at 0.1.
 #
 # ## A floor that depends on the batch
 #
@@ -242,9 +244,9 @@ Markdown(
     "authors' *test*, the map pooled to a grid, knows where things are: it "
     f"moves by {change['spatial feature at test']:.2f} of its length of one."
     "\n\n"
-    "A second surprise: a view need not be most similar to itself. Soft "
+    "And by construction a view need not be most similar to itself. Soft "
     "attention mixes its places before they are compared, and in this batch "
-    f"only {100 * first:.0f} % of the views have themselves as the best match. "
+    f"{100 * first:.0f} % of the views have themselves as the best match. "
     "Never take the diagonal for a bound."
 )
 
@@ -374,9 +376,9 @@ Markdown(
     f"{math.sqrt(3):.2f}), and the printed interval holds the truth in "
     f"{thrice['holds the truth (%)']:.0f} % of cases instead of 95. If the "
     "published numbers were made this way, their ± 0.5 to 0.9 stand for about "
-    f"± {0.5 * ratio:.1f} to {0.9 * ratio:.1f}, wider than most steps of the "
-    "loss table. Episodes here come from one seed, drawn before any worker "
-    "starts."
+    f"± {0.5 * ratio:.1f} to {0.9 * ratio:.1f}, as wide as the steps from GC "
+    "to SC (0.1 to 1.0 points) or wider. Episodes here come from one seed, "
+    "drawn before any worker starts."
 )
 
 # %%
@@ -385,8 +387,8 @@ show_source(draw_episodes)
 # %% [markdown]
 # ## What was left alone
 #
-# - The published numbers that stand in figures only (tieredImageNet, the four
-#   other domains, ProtoNet, distillation) are not read off the figures.
+# - The numbers that the slides show as figures only (tieredImageNet, the four
+#   other domains, ProtoNet) are not read off the figures.
 # - The paper stops by a fixed number of epochs without looking at validation
 #   classes, and so does this book.
 # - DropBlock, which the paper's backbone has, is off in all rows here.

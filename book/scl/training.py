@@ -73,8 +73,8 @@ def losses(label: str, where: Study = two_views, **how) -> list:
 #
 # **Places.** At 32 pixels the usual four poolings leave $2 \times 2$
 # places, too few to look around in. All rows of this page leave out the
-# last pooling, CE included, so that $4 \times 4$ remain; the paper has
-# $5 \times 5$ of its 84 pixels.
+# last pooling, CE included, so that $4 \times 4$ remain; the released code
+# has $5 \times 5$ at 84 pixels and $2 \times 2$ on CIFAR-FS.
 #
 # **Pictures.** Every image comes in two views, so an epoch costs twice as
 # much. So that nothing wins by cost, the rows with two views run for half
@@ -131,13 +131,14 @@ Markdown(
         "letter; the look inside measures which of the two the contrast has "
         "learned, and the sweep on the next page has weight 1 beside this one."
         if weight != 1
-        else ", as in the paper's runs on miniImageNet (on CIFAR-FS both "
-        "weights are 0.5, which a schedule of its own makes up for)."
+        else ", as in the paper's runs on miniImageNet (on CIFAR-FS the "
+        "released script gives both 0.5)."
     )
 )
 
 # %% [markdown]
-# The last column of the table is what the losses cost: heads, and for SC the
+# The last column of the table holds the augmentation of the second view (as
+# for *CE, two views*) and what the losses cost: heads, and for SC the
 # attention between all pairs of views, whose price does not depend on the
 # network. So it weighs most on a small one.
 #
@@ -263,7 +264,9 @@ Markdown(
         "with one seed a row, a difference below about a point may be the "
         "seed."
         if len(seeds) == 1
-        else f"Rows with {len(seeds)} seeds are compared by their means."
+        else f"Rows with {len(seeds)} seeds are compared by their means. CE "
+        "with two views has one seed; against it only the first seeds count, "
+        "and a difference below about a point may be the seed."
     )
 )
 
@@ -376,8 +379,8 @@ Markdown(
 # ## Images from elsewhere
 #
 # The paper trains on miniImageNet and tests on birds, cars, places and
-# plants; it prints these results as figures only. Here the second set of
-# the profile stands for them, with the nearest centroid.
+# plants; the slides of its talk show this as figures only. Here the second
+# set of the profile stands for them, with the nearest centroid.
 
 # %%
 if transfer:
