@@ -118,3 +118,15 @@ def test_the_usual_groups_hold_about_as_many_channels_as_the_papers(backbone, ch
     assert (usual_groups(backbone), usual_groups(backbone, shot=5)) == (few, many)
     assert channels % few == channels % many == 0
     assert 8 <= channels / few <= 12 and 4 <= channels / many <= 6
+
+
+def test_a_trained_model_may_be_tested_with_another_number_of_alignments():
+    ode = make(groups=4)
+    features = ode.test_features(torch.randn(20, 8, 4, 5))
+    support, query = features[:12].unflatten(0, (2, 3, 2)), features[12:].unflatten(0, (2, 4))
+    for alignments in (0, 2):
+        ode.metafilter.alignments = alignments
+        expected = make(groups=4, alignments=alignments).score(support, query)
+        assert torch.equal(ode.score(support, query), expected)
+    ode.metafilter.alignments = None
+    assert not torch.equal(ode.score(support, query), expected)

@@ -205,15 +205,6 @@ def test_scores_grow_with_the_query_and_one_shot_is_its_own_prototype():
     torch.testing.assert_close(method.score(support[:, :, :1], query), expected)
 
 
-def test_a_trained_model_may_be_tested_with_another_number_of_alignments():
-    ode = make()
-    _, support, query = task(ode)
-    for alignments in (0, 2):
-        ode.metafilter.alignments = alignments
-        expected = make(alignments=alignments).score(support, query)
-        assert torch.equal(ode.score(support, query), expected)
-
-
 def test_evaluation_uses_the_scores_of_single_episodes(coloured_sets):
     method = make(shot=1)
     images = coloured_sets["test"]

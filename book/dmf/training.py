@@ -37,6 +37,7 @@ from fslib.alignment import usual_groups
 from fslib.pages import (
     accuracies,
     beside_published,
+    costs,
     gains,
     in_words,
     published,
@@ -314,25 +315,11 @@ Markdown(
 # ## What it costs
 
 # %%
-table(
-    [
-        {
-            "": name,
-            "images seen": f"{r.facts['images_seen']:,}",
-            "core-minutes": r.facts["cpu_seconds"] / 60,
-            "images a core-second": r.facts["images_seen"]
-            / r.facts["cpu_seconds"],
-        }
-        for name, (r, *_) in everyone.items()
-    ],
-    digits=1,
-)
+cost = costs(everyone)
+table(cost, digits=1)
 
 # %% tags=["hide-input"]
-speed = {
-    name: r.facts["images_seen"] / r.facts["cpu_seconds"]
-    for name, (r, *_) in everyone.items()
-}
+speed = cost.set_index("")["images a core-second"]
 Markdown(
     "As these runs were made, an image cost DMF "
     f"{speed['ProtoNet, same maps'] / speed['DMF']:.1f} times as much as "

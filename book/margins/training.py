@@ -37,6 +37,7 @@ from fslib.measure_generalised import generalised_records
 from fslib.pages import (
     accuracies,
     beside_published,
+    costs,
     gain_table,
     gains,
     in_words,
@@ -436,25 +437,11 @@ Markdown(
 # ## Cost
 
 # %%
-table(
-    [
-        {
-            "": label_of(m),
-            "images seen": f"{r.facts['images_seen']:,}",
-            "core-minutes": r.facts["cpu_seconds"] / 60,
-            "images a core-second": r.facts["images_seen"]
-            / r.facts["cpu_seconds"],
-        }
-        for m, (r, *_) in main.items()
-    ],
-    digits=1,
-)
+cost = costs({label_of(m): records for m, records in main.items()})
+table(cost, digits=1)
 
 # %% tags=["hide-input"]
-speed = {
-    m: r.facts["images_seen"] / r.facts["cpu_seconds"]
-    for m, (r, *_) in main.items()
-}
+speed = dict(zip(main, cost["images a core-second"]))
 Markdown(
     "Beside its host, "
     + " and ".join(
