@@ -150,7 +150,9 @@ def _train_epoch(
             for policy in form.views
         ]
         batch = Batch(fabric.to_device(torch.cat(views)), fabric.to_device(labels[chosen]), form)
-        loss = module.loss(batch, progress)
+        # On one device the strategy wraps nothing, and Fabric then does not cast a marked method.
+        with fabric.autocast():
+            loss = module.loss(batch, progress)
         optimiser.zero_grad(set_to_none=True)
         fabric.backward(loss["loss"])
         optimiser.step()

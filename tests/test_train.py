@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -67,6 +68,21 @@ def test_fit_is_the_plain_loop(coloured_sets, tmp_path):
     assert [row["images"] for row in run.history] == [96, 192] and run.images_seen == 192
     assert run.history[-1]["lr"] == pytest.approx(rate)
     assert not run.method.training
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_network_trains_in_the_precision_asked_for(precision, coloured_sets, tmp_path):
+    """On one device too, where Fabric leaves a marked method's arithmetic alone."""
+    method, seen = change(precision=precision).build(5), []
+    method.backbone.blocks[1][0].register_forward_hook(
+        lambda part, inputs, output: seen.append((output.dtype, part.weight.dtype))
+    )
+    with mock.patch.object(Config, "build", lambda config, classes: method):
+        run = fit(
+            change(precision=precision, epochs=1), {"train": coloured_sets["train"]}, runs=tmp_path
+        )
+    expected = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
+    assert set(seen) == {(expected, torch.float32)} and run.facts["precision"] == precision
 
 
 def test_training_learns(coloured_sets, tmp_path):
