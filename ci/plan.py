@@ -45,7 +45,8 @@ class Plan:
     def __init__(self, missing: bool) -> None:
         self.missing, self.committed = missing, results_root()
         self.needs: dict[str, tuple[Config, list[Need]]] = {}
-        self.scored: set[str] = set()  # asked for a number, not only for the network
+        self.scored: set[str] = set()  # asked for a number
+        self.opened: set[str] = set()  # asked for the network
         self.open, self.measured, self.fit = (
             fslib.data.open_dataset,
             fslib.measure.measured,
@@ -106,19 +107,30 @@ class Plan:
         data = self.open_dataset(config.dataset) if data is None else data
         key = config.identity(data["train"].digest) + config.variant
         self.needs.setdefault(key, (config, []))
+        self.opened.add(key)
         return self.fit(self.small(config), data, **how)
 
     def lines(self) -> Iterator[str]:
         """One command for each configuration and protocol."""
         for key, (config, needs) in self.needs.items():
+            network = ["--publish"] * (key in self.opened)
             if key not in self.scored:
-                yield self.line(config, [], (1, 5), 10_000)
+                yield self.line(config, [], (1, 5), 10_000, network)
             protocols = sorted({(shots, episodes) for _, _, shots, episodes in needs})
             widest = {n: max((s for s, e in protocols if e == n), key=len) for _, n in protocols}
             for episodes, shots in sorted(widest.items(), reverse=True):
-                yield self.line(config, [n for n in needs if n[3] == episodes], shots, episodes)
+                asked = [need for need in needs if need[3] == episodes]
+                yield self.line(config, asked, shots, episodes, network)
+                network = []
 
-    def line(self, config: Config, needs: list[Need], shots: tuple[int, ...], episodes: int) -> str:
+    def line(
+        self,
+        config: Config,
+        needs: list[Need],
+        shots: tuple[int, ...],
+        episodes: int,
+        network: list[str],
+    ) -> str:
         """The command that makes all records of one configuration and protocol."""
         words = {"on": [], "corruptions": [], "heads": []}
         for on, what, _, _ in needs:
@@ -133,6 +145,7 @@ class Plan:
             also += ["--shots", *map(str, shots)]
         if episodes != 10_000:
             also += ["--episodes", str(episodes)]
+        also += network
         return fslib.measure.command_of(config, also).removeprefix("python -m fslib.measure ")
 
 

@@ -28,10 +28,10 @@ from fslib.evaluate import embed_recent, evaluate
 from fslib.finetune import FINE_TUNED
 from fslib.heads import HEADS, Head
 from fslib.methods import METHODS
-from fslib.paths import results_root, runs_root
+from fslib.paths import networks_root, results_root, runs_root
 from fslib.regression import REGRESSION_TESTS
 from fslib.results import Record, code_version, load_records, save_record, summary
-from fslib.runs import Config, Run, config_of
+from fslib.runs import Config, Run, config_of, publish_run
 from fslib.train import fit
 
 DESCRIPTION = (__doc__ or "").split("\n")[0]
@@ -261,6 +261,9 @@ def _parser() -> argparse.ArgumentParser:
     both = "old and new classes at once (fslib.measure_generalised): shots, lessons, draws"
     parser.add_argument("--generalised", nargs="*", metavar="NAME=VALUE", help=both)
     parser.add_argument("--root", help="folder of packed data sets")
+    parser.add_argument(
+        "--publish", action="store_true", help="keep the network beside the records, for the pages"
+    )
     return parser
 
 
@@ -289,6 +292,9 @@ def main(words: Sequence[str] | None = None) -> None:
     if unknown := [head for head in given["heads"] if head not in known]:
         parser.error(f"unknown head {unknown[0]!r}: choose one of {', '.join(known)}")
     run = None
+    if given["publish"] and not (networks_root() / wanted / "run.json").exists():
+        run = fit(config, data, root=given["root"])
+        publish_run(run, networks_root())
     for name in given["on"] or [config.dataset]:
         own = name == config.dataset
         part = name.removeprefix(f"{config.dataset}_")

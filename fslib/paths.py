@@ -23,3 +23,8 @@ def runs_root() -> Path:
 def results_root() -> Path:
     """The folder of committed records: `$FSLIB_RESULTS`, else `results/` of this project."""
     return _place("FSLIB_RESULTS", "results")
+
+
+def networks_root() -> Path:
+    """The folder of committed networks, `networks/` in that of the records."""
+    return results_root() / "networks"

@@ -30,7 +30,7 @@ from fslib.device import describe_machine, resolve_precision
 from fslib.episodes import draw_episodes
 from fslib.evaluate import embed_images, evaluate
 from fslib.methods import Batch, Episodic, Method
-from fslib.paths import runs_root
+from fslib.paths import networks_root, runs_root
 from fslib.runs import Config, Run, load_tensors, open_run, save_tensors, write_json
 
 # Points of the learning curve, and what each is measured on: enough to see the shape, cheap
@@ -287,7 +287,7 @@ def fit(
     runs: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Run:
-    """Train a method, or open the run if it is there already.
+    """Train a method, or open the run: one trained here before, or one that is published.
 
     Args:
         config: What to train.
@@ -305,9 +305,11 @@ def fit(
     """
     data = open_dataset(config.dataset, root) if data is None else data
     runs = runs_root() if runs is None else Path(runs)
-    folder = runs / config.identity(data["train"].digest)
-    if (folder / "run.json").exists():
-        return _open(folder, config)
+    name = config.identity(data["train"].digest)
+    folder = runs / name
+    for finished in (folder, networks_root() / name):
+        if (finished / "run.json").exists():
+            return _open(finished, config)
     if int(os.environ.get("RANK", 0)) > 0:
         _train(config, data, folder, progress)  # the first process holds the lock
         return _open(folder, config)

@@ -2,19 +2,20 @@
 
 import dataclasses
 import shlex
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from conftest import coloured
 
-from fslib import measure
+from fslib import measure, train
 from fslib.evaluate import embed_images, evaluate
 from fslib.finetune import FINE_TUNED
 from fslib.heads import HEADS
 from fslib.measure import command_of, join, main, measured, part_of
 from fslib.results import load_records, load_scores
-from fslib.runs import Config, open_run
+from fslib.runs import Config, open_run, publish_run
 
 CONFIGS = [
     Config("ce"),
@@ -153,6 +154,39 @@ def test_a_committed_record_is_taken_where_it_answers_the_question(places, tmp_p
     assert measured(config, data, episodes=30) == made
     with pytest.raises(pytest.fail.Exception):
         measured(config, data, episodes=31)
+
+
+def test_a_published_network_is_opened_instead_of_trained(places, tmp_path, monkeypatch):
+    main([*WORDS[: WORDS.index("--heads")], "--publish"])
+    (folder,) = (tmp_path / "runs").glob("ce-*")
+    trained, published = open_run(folder), tmp_path / "results" / "networks" / folder.name
+    shutil.rmtree(tmp_path / "runs")
+    monkeypatch.setattr(train, "_train", lambda *_: pytest.fail("trained again"))
+    run = train.fit(trained.config, places["coloured"])
+    assert run.folder == published and not (tmp_path / "runs").exists()
+    assert run.facts == {**trained.facts, "stored": "float16"} and run.history == trained.history
+    for name, value in trained.method.state_dict().items():
+        kept = run.method.state_dict()[name]
+        assert kept.dtype == value.dtype
+        torch.testing.assert_close(kept, value, rtol=2**-11, atol=2**-25)
+    assert not torch.equal(run.method.classifier.weight, trained.method.classifier.weight)
+    weights = published / "weights.safetensors"
+    assert (
+        weights.stat().st_size
+        < 0.6 * sum(value.nbytes for value in trained.method.state_dict().values()) + 4000
+    )  # the table of contents
+
+
+def test_a_network_too_large_for_half_precision_is_not_published(coloured_sets, tmp_path):
+    run = train.fit(
+        Config("ce", "coloured", backbone_options={"width": 4}, options={"batch": 32}, epochs=1),
+        coloured_sets,
+        runs=tmp_path,
+    )
+    run.method.classifier.weight.data[0, 0] = 1e5
+    with pytest.raises(ValueError, match=r"classifier\.weight of .* does not fit half precision"):
+        publish_run(run, tmp_path / "published")
+    assert not (tmp_path / "published").exists()
 
 
 def test_all_classes_of_another_set_are_joined():

@@ -42,5 +42,5 @@ def test_a_page_tells_the_commands_of_its_records(tmp_path: Path, capsys):
         f"protonet {common} --options alpha1=5.5 --epochs 19 --profile cpu --variant pushed "
         "--on cifar_fs flowers102 --shots 1"
     )
-    bml = f"bml {common} --epochs 19 --profile cpu"
+    bml = f"bml {common} --epochs 19 --profile cpu --publish"
     assert capsys.readouterr().out.splitlines() == [ce[0], fewer[0], ce[1], fewer[1], pushed, bml]
