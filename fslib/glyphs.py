@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from matplotlib.ft2font import FT2Font, LoadFlags
 from torch import Tensor
 
-from fslib.data import ImageSet
+from fslib.image_set import ImageSet
 
 FACES = (
     "DejaVuSans",
