@@ -187,6 +187,8 @@ def _train(config: Config, data: Mapping[str, ImageSet], folder: Path, progress:
     fabric = _fabric(config.precision)
     method = config.build(images.classes).to(memory_format=torch.channels_last)
     method.prepare(images)
+    if method.teacher:
+        method.learn_from(open_run(runs_root() / method.teacher).method)
     steps = len(images) // (method.batches.images * fabric.world_size)
     if steps < 1:
         raise ValueError(

@@ -12,6 +12,7 @@ from fslib.evaluate import embed_images
 from fslib.losses.contrastive import contrastive_loss, feature_distance, soft_label_loss
 from fslib.methods import Batch, build_method
 from fslib.methods.scl import LOSSES, loss_row
+from fslib.paths import runs_root
 from fslib.runs import Config, open_run
 from fslib.train import fit
 
@@ -221,6 +222,13 @@ def config(method, **options):
     return Config(method, "coloured", options=options, **settings)
 
 
+def prepared(student, images):
+    """A student that has been given its teacher, as `fit` does."""
+    student.prepare(images)
+    student.learn_from(open_run(runs_root() / student.teacher).method)
+    return student
+
+
 @pytest.fixture
 def teacher(home, coloured_sets):
     return fit(config("scl", batch=20, gc=0.5, width=4), coloured_sets, progress=False)
@@ -255,8 +263,7 @@ def test_a_student_learns_from_a_finished_run(teacher, coloured_sets):
 
 def test_the_parts_of_distillation(teacher, coloured_sets):
     options = {"teacher": str(teacher.folder), "local": 0.5, "kd": 2.0, "ce": 0.1}
-    student = config("scl_distilled", **options).build(5)
-    student.prepare(coloured_sets["train"])
+    student = prepared(config("scl_distilled", **options).build(5), coloured_sets["train"])
     labels = torch.tensor([0, 3, 1])
     batch = batch_of(student, labels)
     made = student.loss(batch, 0)
@@ -283,7 +290,7 @@ def test_the_parts_of_distillation(teacher, coloured_sets):
 
 def test_a_copy_of_the_teacher_has_nothing_to_learn(teacher, coloured_sets):
     student = config("scl_distilled", teacher=teacher.folder.name).build(5).eval()
-    student.prepare(coloured_sets["train"])
+    prepared(student, coloured_sets["train"])
     student.load_state_dict(
         {k: v for k, v in teacher.method.state_dict().items() if k in student.state_dict()}
     )
@@ -292,13 +299,14 @@ def test_a_copy_of_the_teacher_has_nothing_to_learn(teacher, coloured_sets):
 
 
 def test_a_teacher_has_to_be_there_and_to_fit(home, teacher, coloured_sets):
-    train = coloured_sets["train"]
     with pytest.raises(ValueError, match="needs a teacher: give the option `teacher`"):
-        config("scl_distilled").build(5).prepare(train)
+        fit(config("scl_distilled", batch=20), coloured_sets, progress=False)
+    missing = config("scl_distilled", teacher="nothing", batch=20)
     with pytest.raises(FileNotFoundError, match=r"no finished run at .*nothing"):
-        config("scl_distilled", teacher="nothing").build(5).prepare(train)
+        fit(missing, coloured_sets, progress=False)
+    other = config("scl_distilled", teacher=teacher.folder.name).build(6)
     with pytest.raises(ValueError, match="no classifier over these 6 base classes"):
-        config("scl_distilled", teacher=teacher.folder.name).build(6).prepare(train)
+        prepared(other, coloured_sets["train"])
 
 
 def test_the_benchmark_compares_forms_that_agree():

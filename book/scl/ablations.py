@@ -428,7 +428,7 @@ Markdown(
 # view, as in the released code, for as many epochs as CE.
 
 # %%
-show_source(ContrastiveDistillation.prepare)
+show_source(ContrastiveDistillation.learn_from)
 
 # %%
 # The teacher is named by its run. Where the table above came from committed

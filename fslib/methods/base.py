@@ -104,10 +104,12 @@ class Method(nn.Module):
         head: Its own test-time classifier; `evaluate` can swap in another.
         backbone: Images to feature maps.
         uses_semantics: Whether `score` needs the word vectors of the ways (AM3 does).
+        teacher: The finished run that training learns from, if any; see `learn_from`.
     """
 
     batches: MixedClasses | Episodic
     uses_semantics: bool = False
+    teacher: str = ""
 
     def __init__(self, backbone: Backbone, classes: int, head: Head) -> None:
         super().__init__()
@@ -131,6 +133,16 @@ class Method(nn.Module):
             mean = (count @ level) / count.sum()
             variance = (count @ (level - mean).square()) / (count.sum() - 1)
             self.mean[channel], self.std[channel] = mean, variance.sqrt()
+
+    def learn_from(self, teacher: Method) -> None:
+        """Take the method of the run `teacher`, which `fit` opens after `prepare`.
+
+        A method knows no runs: those are built on methods.
+
+        Args:
+            teacher: Trained, on the processor.
+        """
+        raise NotImplementedError
 
     def normalise(self, images: Tensor) -> Tensor:
         """Map uint8 or [0, 1] images (B, 3, H, W) to zero mean and unit variance a channel."""

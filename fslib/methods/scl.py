@@ -185,15 +185,13 @@ class ContrastiveDistillation(CrossEntropy):
         self._frozen: list[Method] = []
 
     def prepare(self, images: ImageSet) -> None:
-        """Open the teacher, which only training needs."""
-        # The rooms of runs are built on methods, so they are entered no sooner than here.
-        from fslib.paths import runs_root
-        from fslib.runs import open_run
-
+        """Refuse to be trained without a teacher."""
         super().prepare(images)
         if not self.teacher:
             raise ValueError("distillation needs a teacher: give the option `teacher`")
-        teacher = open_run(runs_root() / self.teacher).method
+
+    def learn_from(self, teacher: Method) -> None:
+        """Keep the teacher, which only training needs."""
         if not isinstance(teacher, CrossEntropy) or teacher.classes != self.classes:
             raise ValueError(
                 f"the run {self.teacher} has no classifier over these {self.classes} base "
