@@ -33,6 +33,7 @@ from fslib import notebooks
 from fslib.data import ImageSet
 from fslib.heads import HEADS
 from fslib.paths import results_root
+from fslib.results import command_of
 from fslib.runs import Config
 
 STAND_IN = "glyphs_small"
@@ -146,7 +147,7 @@ class Plan:
         if episodes != 10_000:
             also += ["--episodes", str(episodes)]
         also += network
-        return fslib.measure.command_of(config, also).removeprefix("python -m fslib.measure ")
+        return command_of(config, also).removeprefix("python -m fslib.measure ")
 
 
 def unique(words: list[str]) -> list[str]:

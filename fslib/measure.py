@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,10 +26,18 @@ from fslib.data import ImageSet, open_dataset
 from fslib.evaluate import embed_recent, evaluate
 from fslib.finetune import FINE_TUNED
 from fslib.heads import HEADS, Head
+from fslib.measure_generalised import measure_generalised
 from fslib.methods import METHODS
 from fslib.paths import networks_root, results_root, runs_root
 from fslib.regression import REGRESSION_TESTS
-from fslib.results import Record, code_version, load_records, save_record, summary
+from fslib.results import (
+    Record,
+    code_version,
+    command_of,
+    load_records,
+    save_record,
+    summary,
+)
 from fslib.runs import Config, Run, config_of, publish_run
 from fslib.train import fit
 
@@ -39,24 +46,6 @@ ALL_HEADS: dict[str, Head] = {**HEADS, **FINE_TUNED, **REGRESSION_TESTS, **ALIGN
 """What `head` may name, beside the branches of a method."""
 OWN_PARTS = ("train", "val")
 """What `--on` may name after the own data set and `_`, beside other data sets."""
-
-
-def command_of(config: Config, also: Sequence[str] = ()) -> str:
-    """The shell command that repeats a run and its records."""
-    words = ["python", "-m", "fslib.measure", config.method]
-    plain = Config(config.method)
-    for field in dataclasses.fields(Config):
-        value = getattr(config, field.name)
-        if field.name == "method" or value == getattr(plain, field.name):
-            continue
-        if isinstance(value, Mapping):
-            words += [f"--{field.name.replace('_', '-')}"]
-            words += [f"{key}={json.dumps(entry)}" for key, entry in value.items()]
-        elif field.name == "milestones":
-            words += ["--milestones", *(f"{a}:{b}" for a, b in value)]
-        else:
-            words += [f"--{field.name.replace('_', '-')}", str(value)]
-    return shlex.join([*words, *also])
 
 
 def score_run(
@@ -284,8 +273,6 @@ def main(words: Sequence[str] | None = None) -> None:
     ]
     data = open_dataset(config.dataset, given["root"])
     if given["generalised"] is not None:
-        from fslib.measure_generalised import measure_generalised
-
         return measure_generalised(config, data, **_pairs(given["generalised"]))
     side, wanted = data["train"].size[0], config.identity(data["train"].digest)
     known = [*ALL_HEADS, *config.build(data["train"].classes).branches()]

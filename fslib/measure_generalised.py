@@ -19,12 +19,17 @@ import numpy as np
 from fslib.data import ImageSet
 from fslib.evaluate import Scores, embed_images
 from fslib.generalised import evaluate_generalised, hold_out, train_stage_two
-from fslib.measure import command_of
 from fslib.methods.dynamic_fsl import DynamicFSL
 from fslib.paths import results_root, runs_root
-from fslib.results import Record, code_version, load_records, save_record, summary
+from fslib.results import (
+    Record,
+    code_version,
+    command_of,
+    load_records,
+    save_record,
+    summary,
+)
 from fslib.runs import Config, config_of
-from fslib.study import Study
 from fslib.train import fit
 
 SHOTS = (1, 2, 5, 10, 20)
@@ -177,29 +182,3 @@ def measure_generalised(config: Config, data: Mapping[str, ImageSet], **how: Any
     for record in measured_generalised(config, data, root=results_root(), **how).values():
         line = "  ".join(f"n = {n}: {score['mean']:.2f}" for n, score in record.accuracy.items())
         print(f"{record.id}: {line}", flush=True)
-
-
-def generalised_records(
-    study: Study,
-    method: str,
-    variant: str = "",
-    *,
-    options: Mapping[str, Any] | None = None,
-    **how: Any,
-) -> dict[str, list[Record]]:
-    """Records of a study, one a seed, under each key of `COUNTS`.
-
-    Args:
-        study: What all runs share.
-        method: `dynamic_fsl` or `dynamic_fsl_traml`.
-        variant: What is changed.
-        options: Arguments of the method.
-        **how: `shots`, `lessons` and `draws` of `measured_generalised`.
-    """
-    made = [
-        measured_generalised(
-            study.config(method, variant, seed, **(options or {})), study.data, **how
-        )
-        for seed in study.seeds
-    ]
-    return {head: [records[head] for records in made] for head in COUNTS}

@@ -12,7 +12,8 @@ import functools
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import pandas as pd
 import fslib
 from fslib.evaluate import Scores, interval
 from fslib.paths import ROOT, results_root
-from fslib.runs import config_of, write_atomically, write_json
+from fslib.runs import Config, config_of, write_atomically, write_json
 
 
 class RecordMissing(LookupError):
@@ -37,6 +38,24 @@ def code_version() -> str:
     for file in sorted((ROOT / "fslib").rglob("*.py")):
         total.update(file.relative_to(ROOT).as_posix().encode() + file.read_bytes())
     return f"{fslib.__version__}+{total.hexdigest()[:8]}"
+
+
+def command_of(config: Config, also: Sequence[str] = ()) -> str:
+    """The shell command that repeats a run and its records."""
+    words = ["python", "-m", "fslib.measure", config.method]
+    plain = Config(config.method)
+    for entry in dataclasses.fields(Config):
+        value = getattr(config, entry.name)
+        if entry.name == "method" or value == getattr(plain, entry.name):
+            continue
+        if isinstance(value, Mapping):
+            words += [f"--{entry.name.replace('_', '-')}"]
+            words += [f"{key}={json.dumps(given)}" for key, given in value.items()]
+        elif entry.name == "milestones":
+            words += ["--milestones", *(f"{a}:{b}" for a, b in value)]
+        else:
+            words += [f"--{entry.name.replace('_', '-')}", str(value)]
+    return shlex.join([*words, *also])
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 from fslib.data import ImageSet, open_dataset
 from fslib.measure import measured
+from fslib.measure_generalised import COUNTS, measured_generalised
 from fslib.results import Record
 from fslib.runs import Config, Run
 from fslib.train import fit
@@ -133,3 +134,29 @@ class Study:
             )
             for seed in self.seeds
         ]
+
+
+def generalised_records(
+    study: Study,
+    method: str,
+    variant: str = "",
+    *,
+    options: Mapping[str, Any] | None = None,
+    **how: Any,
+) -> dict[str, list[Record]]:
+    """Records over old and new classes, one a seed, under each key of `COUNTS`.
+
+    Args:
+        study: What all runs share.
+        method: `dynamic_fsl` or `dynamic_fsl_traml`.
+        variant: What is changed.
+        options: Arguments of the method.
+        **how: `shots`, `lessons` and `draws` of `fslib.measure_generalised.measured_generalised`.
+    """
+    made = [
+        measured_generalised(
+            study.config(method, variant, seed, **(options or {})), study.data, **how
+        )
+        for seed in study.seeds
+    ]
+    return {head: [records[head] for records in made] for head in COUNTS}

@@ -13,8 +13,8 @@ from fslib import measure, train
 from fslib.evaluate import embed_images, evaluate
 from fslib.finetune import FINE_TUNED
 from fslib.heads import HEADS
-from fslib.measure import command_of, join, main, measured, part_of
-from fslib.results import load_records, load_scores
+from fslib.measure import join, main, measured, part_of
+from fslib.results import command_of, load_records, load_scores
 from fslib.runs import Config, open_run, publish_run
 
 CONFIGS = [

@@ -12,13 +12,12 @@ from fslib.evaluate import embed_images
 from fslib.generalised import evaluate_generalised, train_stage_two
 from fslib.measure_generalised import (
     COUNTS,
-    generalised_records,
     measured_generalised,
     parts_of,
 )
 from fslib.results import compare, load_records, load_scores, mean_over_seeds
 from fslib.runs import Config, open_run
-from fslib.study import Study
+from fslib.study import Study, generalised_records
 
 HOW = {"shots": (1, 3), "lessons": 8, "draws": 6}
 CONFIG = Config(

@@ -40,12 +40,11 @@ from fslib.losses.margin import (
     word_similarity,
     wrong,
 )
-from fslib.measure_generalised import generalised_records
 from fslib.methods.margin_protonet import class_words
 from fslib.pages import published, table
 from fslib.plot_style import use_book_style
 from fslib.results import mean_over_seeds
-from fslib.study import Study
+from fslib.study import Study, generalised_records
 from IPython.display import Markdown
 from torch import nn
 from torch.nn.functional import cross_entropy

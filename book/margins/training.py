@@ -33,7 +33,6 @@ import numpy as np
 import pandas as pd
 from fslib.data import open_dataset
 from fslib.measure import join
-from fslib.measure_generalised import generalised_records
 from fslib.pages import (
     accuracies,
     beside_published,
@@ -47,7 +46,7 @@ from fslib.pages import (
 from fslib.plot_style import colour_of, label_of, use_book_style
 from fslib.plots import interval_plot, learning_curve
 from fslib.results import compare, mean_over_seeds
-from fslib.study import Study
+from fslib.study import Study, generalised_records
 from IPython.display import Markdown
 
 use_book_style()
