@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fslib.evaluate import embed_images, evaluate
 from fslib.metafilter import MetaFilter, class_weights
-from fslib.metafilter_fast import fast_scores, sample_taps
+from fslib.metafilter.fast import fast_scores, sample_taps
 from fslib.methods import Batch, build_method
 
 SMALL = {"way": 3, "shot": 2, "query": 2, "count": 2, "groups": 4}

@@ -44,7 +44,7 @@ import matplotlib.pyplot as plt
 import torch
 from fslib.alignment import sampled_places
 from fslib.metafilter import MetaFilter, class_weights
-from fslib.metafilter_fast import fast_filters, fast_scores
+from fslib.metafilter.fast import fast_filters, fast_scores
 from fslib.methods import Batch, build_method
 from fslib.methods.dmf import DynamicMetaFilter
 from fslib.pages import show_source, table

@@ -29,7 +29,7 @@ from torch.nn import functional
 from fslib.backbones import Backbone
 from fslib.heads import Head
 from fslib.metafilter import MetaFilter, class_weights, plain_scores
-from fslib.metafilter_fast import fast_filters, fast_scores, offset_parts
+from fslib.metafilter.fast import fast_filters, fast_scores, offset_parts
 from fslib.methods.base import Batch, Episodic, Method
 
 

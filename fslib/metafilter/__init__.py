@@ -2,7 +2,7 @@
 
 A *pair* is a query image with the prototype map of one way. `MetaFilter` holds the two learned
 tensors and the equations as the paper states them; `plain_scores` applies them to whole feature
-maps of every pair. `fslib.metafilter_fast` gives the same numbers in a tenth of the time.
+maps of every pair. `fslib.metafilter.fast` gives the same numbers in a tenth of the time.
 """
 
 from __future__ import annotations
