@@ -25,8 +25,8 @@ from fslib.analysis.corruption import CORRUPTIONS, corrupt
 from fslib.data import ImageSet, open_dataset
 from fslib.evaluate import embed_recent, evaluate
 from fslib.finetune import FINE_TUNED
+from fslib.generalised.measure import measure_generalised
 from fslib.heads import HEADS, Head
-from fslib.measure_generalised import measure_generalised
 from fslib.methods import METHODS
 from fslib.paths import networks_root, results_root, runs_root
 from fslib.regression import REGRESSION_TESTS
@@ -247,7 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--shots", nargs="*", type=int, default=[1, 5])
     parser.add_argument("--episodes", type=int, default=10_000)
-    both = "old and new classes at once (fslib.measure_generalised): shots, lessons, draws"
+    both = "old and new classes at once (fslib.generalised.measure): shots, lessons, draws"
     parser.add_argument("--generalised", nargs="*", metavar="NAME=VALUE", help=both)
     parser.add_argument("--root", help="folder of packed data sets")
     parser.add_argument(

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fslib.data import ImageSet, open_dataset
+from fslib.generalised.measure import COUNTS, measured_generalised
 from fslib.measure import measured
-from fslib.measure_generalised import COUNTS, measured_generalised
 from fslib.results import Record
 from fslib.runs import Config, Run
 from fslib.train import fit
@@ -151,7 +151,7 @@ def generalised_records(
         method: `dynamic_fsl` or `dynamic_fsl_traml`.
         variant: What is changed.
         options: Arguments of the method.
-        **how: `shots`, `lessons` and `draws` of `fslib.measure_generalised.measured_generalised`.
+        **how: `shots`, `lessons` and `draws` of `fslib.generalised.measure.measured_generalised`.
     """
     made = [
         measured_generalised(

@@ -7,10 +7,11 @@ import pytest
 import torch
 from conftest import coloured
 
-from fslib import measure, measure_generalised
+from fslib import measure
 from fslib.evaluate import embed_images
 from fslib.generalised import evaluate_generalised, train_stage_two
-from fslib.measure_generalised import (
+from fslib.generalised import measure as generalised_measure
+from fslib.generalised.measure import (
     COUNTS,
     measured_generalised,
     parts_of,
@@ -93,7 +94,7 @@ def test_records_are_made_once_and_can_be_compared(data, monkeypatch):
     assert gain[0] == pytest.approx(means[0] - means[1]) and gain[1] >= 0
     with pytest.raises(ValueError, match="different episodes or images"):
         compare(made["generalised_all"], made["generalised_novel"], 3)
-    monkeypatch.setattr(measure_generalised, "fit", None)  # another question needs another run
+    monkeypatch.setattr(generalised_measure, "fit", None)  # another question needs another run
     with pytest.raises(TypeError):
         measured_generalised(study.config("dynamic_fsl", batch=32), data, **{**HOW, "draws": 7})
 
