@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.common import Clock, Row, main, row
-from fslib.finetune import FineTuned, fine_tune
+from fslib.heads.finetune import FineTuned, fine_tune
 from fslib.margin_study import look_at
 from fslib.methods import build_method
 

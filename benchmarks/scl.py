@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from benchmarks.common import Clock, Row, main, row
 from fslib.episodes import draw_episodes
+from fslib.heads.regression import features_of, regression_scores
 from fslib.losses.contrastive import SpatialSimilarity, contrastive_loss
-from fslib.regression import features_of, regression_scores
 
 WIDTH, CLASSES, EPISODES = 80, 64, 600
 CHUNK = 16  # images of the chunked form

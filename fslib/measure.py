@@ -20,16 +20,13 @@ from typing import Any, get_type_hints
 import torch
 import yaml
 
-from fslib.alignment import ALIGNMENT_TESTS
 from fslib.analysis.corruption import CORRUPTIONS, corrupt
 from fslib.data import ImageSet, open_dataset
 from fslib.evaluate import embed_recent, evaluate
-from fslib.finetune import FINE_TUNED
 from fslib.generalised.measure import measure_generalised
-from fslib.heads import HEADS, Head
+from fslib.heads.registry import ALL_HEADS
 from fslib.methods import METHODS
 from fslib.paths import networks_root, results_root, runs_root
-from fslib.regression import REGRESSION_TESTS
 from fslib.results import (
     Record,
     code_version,
@@ -42,8 +39,6 @@ from fslib.runs import Config, Run, config_of, publish_run
 from fslib.train import fit
 
 DESCRIPTION = (__doc__ or "").split("\n")[0]
-ALL_HEADS: dict[str, Head] = {**HEADS, **FINE_TUNED, **REGRESSION_TESTS, **ALIGNMENT_TESTS}
-"""What `head` may name, beside the branches of a method."""
 OWN_PARTS = ("train", "val")
 """What `--on` may name after the own data set and `_`, beside other data sets."""
 

@@ -172,7 +172,7 @@ def sampling_panel(
         queries: Images (M, 3, H, W).
         supports: Images (M, 3, H, W).
         cells: int64 (M, 2), row and column of the cell.
-        places: (M, h, w, 9, 2) of `fslib.alignment.sampled_places`.
+        places: (M, h, w, 9, 2) of `fslib.heads.alignment.sampled_places`.
         names: Titles of the pairs.
     """
     count, columns = len(queries), min(3, len(queries))

@@ -68,7 +68,8 @@ class Record:
         dataset: Trained on.
         evaluated_on: Scored on, such as `cifar_fs` or `flowers102`.
         corruption: Degradation of the scored images; "" for none.
-        head: Test-time classifier, a key of `fslib.heads.HEADS`; "" for the method's own.
+        head: Test-time classifier, a key of `fslib.heads.registry.ALL_HEADS`; "" for the method's
+            own.
         backbone: Name of the backbone.
         profile: `cpu`, `paper`, ...
         seed: Of training.

@@ -116,7 +116,7 @@ class Study:
         Args:
             method: A key of `fslib.methods.METHODS`.
             variant: What is changed, "" for the main row.
-            head: A key of `HEADS` or a branch of the method; "" is the method's own.
+            head: A key of `ALL_HEADS` or a branch of the method; "" is the method's own.
             corruption: A key of `CORRUPTIONS`, or "".
             images: Scored on; the novel classes of the own data set where None.
             shots: Support images of a class.

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fslib.alignment import (
+from fslib.backbones import build_backbone
+from fslib.evaluate import embed_images, evaluate
+from fslib.heads.alignment import (
     ALIGNMENT_TESTS,
     align_pairs,
     sampled_places,
     share_outside,
     usual_groups,
 )
-from fslib.backbones import build_backbone
-from fslib.evaluate import embed_images, evaluate
 from fslib.methods import build_method
 from fslib.plot_images import sampling_panel
 from fslib.plot_style import use_book_style

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fslib.finetune import FINE_TUNED, FineTuned, fine_tune
+from fslib.heads.finetune import FINE_TUNED, FineTuned, fine_tune
 
 
 def one_by_one(

@@ -11,8 +11,8 @@ from conftest import coloured
 
 from fslib import measure, train
 from fslib.evaluate import embed_images, evaluate
-from fslib.finetune import FINE_TUNED
 from fslib.heads import HEADS
+from fslib.heads.finetune import FINE_TUNED
 from fslib.measure import join, main, measured, part_of
 from fslib.results import command_of, load_records, load_scores
 from fslib.runs import Config, open_run, publish_run

@@ -1,28 +1,28 @@
 """Regression episodes against scikit-learn on whole features, one episode at a time."""
 
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from joblib.externals.loky import get_reusable_executor
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
 from fslib.augment import augment
 from fslib.episodes import draw_episodes
 from fslib.evaluate import embed_images, evaluate
-from fslib.logistic import probabilities
-from fslib.methods import build_method
-from fslib.paths import ROOT
-from fslib.regression import (
+from fslib.heads.regression import (
     REGRESSION_TESTS,
     RegressionTest,
     embed_copies,
     evaluate_regression,
     features_of,
+    probabilities,
     projected,
+    regression_scores,
 )
+from fslib.methods import build_method
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_the_test_is_a_head_that_every_method_can_be_scored_with(
     asked = {"shot": 2, "way": 3, "query": 4, "episodes": 5, "seed": 3}
     made = evaluate_regression(method, images, **asked, copies=5, jobs=1)
     fits = []
-    from fslib import regression
+    from fslib.heads import regression
 
     whole = regression.evaluate_regression
     monkeypatch.setattr(regression, "_FITTED", {})
@@ -147,6 +147,19 @@ def test_scores_equal_a_loop_over_episodes(method, coloured_sets, copies):
 
 def test_a_process_that_fits_regressions_does_without_torch():
     """It starts in a fraction of the time; torch takes seconds to import."""
-    code = "import sys, fslib.logistic; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
-    assert probabilities.__module__ == "fslib.logistic"
+    rng = torch.Generator().manual_seed(0)
+    table = draw_episodes(torch.arange(3).repeat_interleave(4), 4, 3, 1, 2, seed=0)
+    features = {kind: torch.randn((12, 5), generator=rng) for kind in ("global", "spatial")}
+
+    def support(e: int) -> dict[str, torch.Tensor]:
+        return {k: f[table.support[e].flatten()].unsqueeze(1) for k, f in features.items()}
+
+    def query(e: int) -> dict[str, torch.Tensor]:
+        return {k: f[table.query[e].flatten()] for k, f in features.items()}
+
+    apart, here = (regression_scores(table, support, query, jobs) for jobs in (2, 1))
+    assert all(np.array_equal(apart[name], here[name]) for name in here)
+    # The processes of that call, kept by joblib for the next.
+    kept = get_reusable_executor(reuse=True)
+    found = kept.submit(lambda: {name.partition(".")[0] for name in sys.modules}).result()
+    assert "sklearn" in found and not found & {"torch", "fslib"}

@@ -32,8 +32,8 @@ dense: bool = False  # every point of the paper's sweeps
 # %%
 import numpy as np
 import pandas as pd
-from fslib.alignment import usual_groups
 from fslib.backbones import build_backbone
+from fslib.heads.alignment import usual_groups
 from fslib.pages import gains, in_words, published, table
 from fslib.plot_style import use_book_style
 from fslib.plots import grid_heat, interval_plot

@@ -32,15 +32,15 @@ per_class: int = 40  # points of each class
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from fslib.alignment import (
+from fslib.analysis.heatmaps import to_unit_range, upsample
+from fslib.episodes import draw_episodes
+from fslib.evaluate import embed_images
+from fslib.heads.alignment import (
     align_pairs,
     sampled_places,
     share_outside,
     usual_groups,
 )
-from fslib.analysis.heatmaps import to_unit_range, upsample
-from fslib.episodes import draw_episodes
-from fslib.evaluate import embed_images
 from fslib.inside import (
     bracketed,
     class_samples,

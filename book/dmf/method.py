@@ -42,7 +42,7 @@ import time
 
 import matplotlib.pyplot as plt
 import torch
-from fslib.alignment import sampled_places
+from fslib.heads.alignment import sampled_places
 from fslib.metafilter import MetaFilter, class_weights
 from fslib.metafilter.fast import fast_filters, fast_scores
 from fslib.methods import Batch, build_method

@@ -28,9 +28,9 @@ dense: bool = False  # also train under the paper's reading
 import math
 
 import torch
-from fslib.alignment import usual_groups
 from fslib.episodes import draw_episodes
 from fslib.evaluate import embed_images, score_episodes
+from fslib.heads.alignment import usual_groups
 from fslib.metafilter import MetaFilter
 from fslib.methods import Batch
 from fslib.pages import gains, in_words, published, table

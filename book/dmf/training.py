@@ -33,7 +33,7 @@ import math
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from fslib.alignment import usual_groups
+from fslib.heads.alignment import usual_groups
 from fslib.pages import (
     accuracies,
     beside_published,

@@ -44,7 +44,7 @@ from fslib.analysis.discriminability import (
     discriminability,
     effective_peaks,
 )
-from fslib.finetune import fine_tune
+from fslib.heads.finetune import fine_tune
 from fslib.losses.margin import add_margins, lower_true
 from fslib.methods.negative_margin import NegativeMargin
 from fslib.pages import show_source, table

@@ -31,8 +31,8 @@ import numpy as np
 import torch
 from fslib.episodes import draw_episodes
 from fslib.evaluate import embed_images, score_episodes
-from fslib.finetune import FineTuned
 from fslib.heads import HEADS
+from fslib.heads.finetune import FineTuned
 from fslib.losses.margin import lower_true
 from fslib.margin_study import HOUSE, network, swept
 from fslib.measure import part_of

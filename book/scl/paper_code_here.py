@@ -35,12 +35,11 @@ import torch
 from fslib.augment import augment as augmented
 from fslib.episodes import draw_episodes
 from fslib.evaluate import embed_images, interval
-from fslib.logistic import probabilities
+from fslib.heads.regression import features_of, probabilities, projected
 from fslib.losses.contrastive import contrastive_loss, loss_floor
 from fslib.methods.scl import loss_row
 from fslib.pages import show_source, table
 from fslib.plot_style import use_book_style
-from fslib.regression import features_of, projected
 from fslib.results import load_scores
 from fslib.study import Study
 from IPython.display import Markdown

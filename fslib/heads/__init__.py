@@ -2,7 +2,8 @@
 
 The five papers differ here as much as in their losses (pooled or flattened maps, normalised,
 square-rooted, centred; nearest centroid or regression), so the head is one recorded setting that
-every method can be scored with.
+every method can be scored with. This file holds the plain heads; those that fit or test something
+of their own lie beside it, and `fslib.heads.registry` names them all.
 """
 
 from __future__ import annotations
