@@ -46,8 +46,8 @@ import torch
 from fslib.data import open_dataset
 from fslib.episodes import draw_episodes
 from fslib.evaluate import embed_images, evaluate
-from fslib.plot_style import short_name, to_pixels, use_book_style
 from fslib.plots import confusion
+from fslib.plots.style import short_name, to_pixels, use_book_style
 from fslib.runs import Config
 from fslib.train import fit
 from IPython.display import Markdown

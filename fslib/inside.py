@@ -20,9 +20,9 @@ from fslib.data import ImageSet
 from fslib.episodes import Episodes
 from fslib.evaluate import embed_images
 from fslib.methods import Method
-from fslib.plot_images import heatmap_overlay
-from fslib.plot_style import WIDTH
 from fslib.plots import scatter_embedding
+from fslib.plots.images import heatmap_overlay
+from fslib.plots.style import WIDTH
 
 
 def class_samples(

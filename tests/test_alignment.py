@@ -17,8 +17,8 @@ from fslib.heads.alignment import (
     usual_groups,
 )
 from fslib.methods import build_method
-from fslib.plot_images import sampling_panel
-from fslib.plot_style import use_book_style
+from fslib.plots.images import sampling_panel
+from fslib.plots.style import use_book_style
 
 NET = {"width": 8, "pools": (True, True, False, False)}
 

@@ -10,7 +10,7 @@ import torch
 
 from fslib import inside
 from fslib.episodes import draw_episodes
-from fslib.plot_style import use_book_style
+from fslib.plots.style import use_book_style
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 from fslib import plots
 from fslib.data import ImageSet
 from fslib.episodes import draw_episodes
-from fslib.plot_style import METHODS, WIDTH, mosaic, signed, to_pixels
+from fslib.plots.style import METHODS, WIDTH, mosaic, signed, to_pixels
 
 
 @pytest.fixture(autouse=True)

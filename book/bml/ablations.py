@@ -28,8 +28,8 @@ dense: bool = False  # all points of the paper's grids, or a few
 import matplotlib.pyplot as plt
 import numpy as np
 from fslib.pages import accuracies, gains, in_words, published, table
-from fslib.plot_style import use_book_style
 from fslib.plots import grid_heat, interval_plot
+from fslib.plots.style import use_book_style
 from fslib.results import compare
 from fslib.study import Study
 from IPython.display import Markdown

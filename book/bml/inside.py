@@ -40,8 +40,8 @@ from fslib.inside import (
     silhouette_table,
 )
 from fslib.pages import table
-from fslib.plot_images import ranking_panel
-from fslib.plot_style import use_book_style
+from fslib.plots.images import ranking_panel
+from fslib.plots.style import use_book_style
 from fslib.study import Study
 from IPython.display import Markdown
 

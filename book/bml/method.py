@@ -43,7 +43,7 @@ from fslib.losses.mutual import mutual_loss
 from fslib.methods import Batch, build_method
 from fslib.methods.bml import BML, match_positions
 from fslib.pages import show_source, table
-from fslib.plot_style import use_book_style
+from fslib.plots.style import use_book_style
 from IPython.display import Markdown
 
 use_book_style()

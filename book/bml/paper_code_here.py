@@ -33,8 +33,8 @@ from fslib.evaluate import embed_images, evaluate
 from fslib.losses.elastic import elastic_constraint
 from fslib.losses.mutual import mutual_loss
 from fslib.pages import gain_table, gains, in_words, table
-from fslib.plot_style import use_book_style
 from fslib.plots import interval_plot
+from fslib.plots.style import use_book_style
 from fslib.results import compare
 from fslib.study import Study
 from IPython.display import Markdown

@@ -37,8 +37,8 @@ from fslib.pages import (
     published,
     table,
 )
-from fslib.plot_style import colour_of, label_of, use_book_style
 from fslib.plots import interval_plot, learning_curve
+from fslib.plots.style import colour_of, label_of, use_book_style
 from fslib.results import compare, mean_over_seeds
 from fslib.study import Study, usual_rate
 from IPython.display import Markdown

@@ -35,8 +35,8 @@ import pandas as pd
 from fslib.backbones import build_backbone
 from fslib.heads.alignment import usual_groups
 from fslib.pages import gains, in_words, published, table
-from fslib.plot_style import use_book_style
 from fslib.plots import grid_heat, interval_plot
+from fslib.plots.style import use_book_style
 from fslib.results import compare, mean_over_seeds
 from fslib.study import Study
 from IPython.display import Markdown

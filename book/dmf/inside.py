@@ -51,8 +51,8 @@ from fslib.inside import (
     silhouette_table,
 )
 from fslib.pages import table
-from fslib.plot_images import heatmap_overlay, ranking_panel, sampling_panel
-from fslib.plot_style import QUIET, RIGHT, use_book_style
+from fslib.plots.images import heatmap_overlay, ranking_panel, sampling_panel
+from fslib.plots.style import QUIET, RIGHT, use_book_style
 from fslib.study import Study
 from IPython.display import Markdown
 

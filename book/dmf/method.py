@@ -48,7 +48,7 @@ from fslib.metafilter.fast import fast_filters, fast_scores
 from fslib.methods import Batch, build_method
 from fslib.methods.dmf import DynamicMetaFilter
 from fslib.pages import show_source, table
-from fslib.plot_style import QUIET, RIGHT, WRONG, use_book_style
+from fslib.plots.style import QUIET, RIGHT, WRONG, use_book_style
 from IPython.display import Markdown
 
 torch.manual_seed(seed)

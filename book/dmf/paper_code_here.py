@@ -34,8 +34,8 @@ from fslib.heads.alignment import usual_groups
 from fslib.metafilter import MetaFilter
 from fslib.methods import Batch
 from fslib.pages import gains, in_words, published, table
-from fslib.plot_style import use_book_style
 from fslib.plots import interval_plot
+from fslib.plots.style import use_book_style
 from fslib.results import compare
 from fslib.study import Study
 from fslib.train import epoch_rows

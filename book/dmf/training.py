@@ -43,8 +43,8 @@ from fslib.pages import (
     published,
     table,
 )
-from fslib.plot_style import colour_of, use_book_style
 from fslib.plots import interval_plot, learning_curve
+from fslib.plots.style import colour_of, use_book_style
 from fslib.results import compare, mean_over_seeds
 from fslib.study import Study
 from IPython.display import Markdown

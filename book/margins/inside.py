@@ -41,8 +41,8 @@ from fslib.inside import (
 )
 from fslib.losses.margin import wrong
 from fslib.pages import in_words, table
-from fslib.plot_images import ranking_panel
-from fslib.plot_style import short_name, use_book_style
+from fslib.plots.images import ranking_panel
+from fslib.plots.style import short_name, use_book_style
 from fslib.study import Study
 from IPython.display import Markdown
 from scipy.stats import spearmanr

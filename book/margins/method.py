@@ -61,7 +61,7 @@ from fslib.methods.am3 import AM3
 from fslib.methods.dynamic_fsl import WeightGenerator
 from fslib.methods.margin_protonet import MarginProtoNet
 from fslib.pages import show_source, table
-from fslib.plot_style import short_name, use_book_style
+from fslib.plots.style import short_name, use_book_style
 from IPython.display import Markdown
 from torch.nn.functional import cross_entropy
 

@@ -42,7 +42,7 @@ from fslib.losses.margin import (
 )
 from fslib.methods.margin_protonet import class_words
 from fslib.pages import published, table
-from fslib.plot_style import use_book_style
+from fslib.plots.style import use_book_style
 from fslib.results import mean_over_seeds
 from fslib.study import Study, generalised_records
 from IPython.display import Markdown

@@ -34,8 +34,8 @@ from fslib.generalised import hold_out
 from fslib.margin_study import AUTHORS, HOUSE, network, signed_name, swept, top1
 from fslib.measure import part_of
 from fslib.pages import gain_table, gains, in_words, published, table
-from fslib.plot_style import use_book_style
 from fslib.plots import grid_heat, interval_plot
+from fslib.plots.style import use_book_style
 from fslib.results import compare, mean_over_seeds
 from fslib.study import Study
 from fslib.train import fit

@@ -57,8 +57,8 @@ from fslib.margin_study import (
     swept,
 )
 from fslib.pages import table
-from fslib.plot_images import ranking_panel
-from fslib.plot_style import CYCLE, MARKERS, short_name, use_book_style
+from fslib.plots.images import ranking_panel
+from fslib.plots.style import CYCLE, MARKERS, short_name, use_book_style
 from fslib.study import Study
 from fslib.train import fit
 from IPython.display import Markdown

@@ -48,7 +48,7 @@ from fslib.heads.finetune import fine_tune
 from fslib.losses.margin import add_margins, lower_true
 from fslib.methods.negative_margin import NegativeMargin
 from fslib.pages import show_source, table
-from fslib.plot_style import use_book_style
+from fslib.plots.style import use_book_style
 from IPython.display import Markdown
 from torch.nn.functional import cross_entropy
 

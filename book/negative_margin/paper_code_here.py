@@ -37,8 +37,8 @@ from fslib.losses.margin import lower_true
 from fslib.margin_study import HOUSE, network, swept
 from fslib.measure import part_of
 from fslib.pages import gains, in_words, published, table
-from fslib.plot_style import use_book_style
 from fslib.plots import interval_plot
+from fslib.plots.style import use_book_style
 from fslib.results import compare
 from fslib.study import Study
 from IPython.display import Markdown

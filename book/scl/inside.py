@@ -55,14 +55,14 @@ from fslib.inside import (
 )
 from fslib.methods.scl import loss_row
 from fslib.pages import in_words, table
-from fslib.plot_contrast import (
+from fslib.plots.contrast import (
     attention_panel,
     clickable_attention,
     even_share,
     neighbour_panel,
 )
-from fslib.plot_images import ranking_panel
-from fslib.plot_style import use_book_style
+from fslib.plots.images import ranking_panel
+from fslib.plots.style import use_book_style
 from fslib.study import Study
 from IPython.display import Markdown
 

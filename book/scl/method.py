@@ -55,7 +55,7 @@ from fslib.losses.contrastive import (
 )
 from fslib.methods.scl import ContrastiveDistillation, SpatialContrastive
 from fslib.pages import show_source, table
-from fslib.plot_style import use_book_style
+from fslib.plots.style import use_book_style
 from IPython.display import Markdown
 
 use_book_style()

@@ -39,7 +39,7 @@ from fslib.heads.regression import features_of, probabilities, projected
 from fslib.losses.contrastive import contrastive_loss, loss_floor
 from fslib.methods.scl import loss_row
 from fslib.pages import show_source, table
-from fslib.plot_style import use_book_style
+from fslib.plots.style import use_book_style
 from fslib.results import load_scores
 from fslib.study import Study
 from IPython.display import Markdown

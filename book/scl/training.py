@@ -45,8 +45,8 @@ from fslib.pages import (
     published,
     table,
 )
-from fslib.plot_style import use_book_style
 from fslib.plots import interval_plot, learning_curve
+from fslib.plots.style import use_book_style
 from fslib.results import compare
 from fslib.study import Study
 from IPython.display import Markdown

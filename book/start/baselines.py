@@ -36,8 +36,8 @@ from fslib.data import open_dataset
 from fslib.measure import measured
 from fslib.methods import ce, protonet
 from fslib.pages import in_words, published, show_source, table
-from fslib.plot_style import use_book_style
 from fslib.plots import accuracy_bars, interval_plot, learning_curve
+from fslib.plots.style import use_book_style
 from fslib.results import compare, load_scores, mean_over_seeds
 from fslib.runs import Config
 from fslib.study import usual_rate

@@ -35,8 +35,8 @@ from fslib.data import ImageSet, open_dataset
 from fslib.packs import check_pack
 from fslib.pages import show_source, table
 from fslib.paths import data_root
-from fslib.plot_images import show_images
-from fslib.plot_style import short_name, use_book_style
+from fslib.plots.images import show_images
+from fslib.plots.style import short_name, use_book_style
 from IPython.display import Markdown
 
 use_book_style()

@@ -34,9 +34,9 @@ from fslib.evaluate import embed_images, evaluate, interval
 from fslib.heads import Head
 from fslib.measure import join, measured
 from fslib.pages import in_words, show_source, table
-from fslib.plot_images import show_images
-from fslib.plot_style import label_of, use_book_style
 from fslib.plots import interval_plot
+from fslib.plots.images import show_images
+from fslib.plots.style import label_of, use_book_style
 from fslib.results import compare, mean_over_seeds
 from fslib.runs import Config
 from fslib.study import usual_rate

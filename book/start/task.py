@@ -36,8 +36,8 @@ from fslib.episodes import Episodes, draw_episodes
 from fslib.evaluate import evaluate, interval
 from fslib.heads import Head, squared_distance
 from fslib.pages import show_source
-from fslib.plot_images import show_episode
-from fslib.plot_style import use_book_style
+from fslib.plots.images import show_episode
+from fslib.plots.style import use_book_style
 from IPython.display import Markdown
 
 use_book_style()

@@ -1,4 +1,4 @@
-"""All figures of the book, in one look (`plot_style`); those made of images are in `plot_images`.
+"""All figures of the book, in one look (`style`); those made of images are in `images`.
 
 Every function returns the matplotlib figure, or the axes where it can draw into a given one.
 """
@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fslib.plot_images import heatmap_overlay, ranking_panel, show_episode, show_images
-from fslib.plot_style import (
+from fslib.plots.images import heatmap_overlay, ranking_panel, show_episode, show_images
+from fslib.plots.style import (
     CYCLE,
     HAIR,
     INK,

@@ -8,13 +8,13 @@ import torch
 from matplotlib.colors import to_hex
 
 from fslib.data import ImageSet
-from fslib.plot_contrast import (
+from fslib.plots.contrast import (
     attention_panel,
     clickable_attention,
     even_share,
     neighbour_panel,
 )
-from fslib.plot_style import RIGHT, WRONG, use_book_style
+from fslib.plots.style import RIGHT, WRONG, use_book_style
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fslib.data import ImageSet
 from fslib.episodes import Episodes
-from fslib.plot_style import RIGHT, WIDTH, WRONG, bare, mosaic, short_name, signed, to_pixels
+from fslib.plots.style import RIGHT, WIDTH, WRONG, bare, mosaic, short_name, signed, to_pixels
 
 
 def show_episode(imageset: ImageSet, episodes: Episodes, e: int = 0, query: int = 8) -> Figure:

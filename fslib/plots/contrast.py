@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from fslib.data import ImageSet
-from fslib.plot_style import INK, RIGHT, WIDTH, WRONG, bare, short_name, to_pixels
+from fslib.plots.style import INK, RIGHT, WIDTH, WRONG, bare, short_name, to_pixels
 
 PLACE = "#56B4E9"  # frame of the location that is asked about
 
