@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.common import Clock, Row, main, row
+from fslib.analysis.margins import look_at
 from fslib.heads.finetune import FineTuned, fine_tune
-from fslib.margin_study import look_at
 from fslib.methods import build_method
 
 EPISODES, WIDTH, SHOT = 600, 640, 5

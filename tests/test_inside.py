@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fslib import inside
+from fslib.analysis import inside
 from fslib.episodes import draw_episodes
 from fslib.plots.style import use_book_style
 

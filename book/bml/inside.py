@@ -28,9 +28,7 @@ ablation_epochs: int = 2  # passes over the images for each of the two
 
 # %%
 import torch
-from fslib.episodes import draw_episodes
-from fslib.evaluate import embed_images
-from fslib.inside import (
+from fslib.analysis.inside import (
     bracketed,
     class_samples,
     embed_samples,
@@ -39,6 +37,8 @@ from fslib.inside import (
     ranking_table,
     silhouette_table,
 )
+from fslib.episodes import draw_episodes
+from fslib.evaluate import embed_images
 from fslib.pages import table
 from fslib.plots.images import ranking_panel
 from fslib.plots.style import use_book_style

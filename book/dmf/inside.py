@@ -33,15 +33,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from fslib.analysis.heatmaps import to_unit_range, upsample
-from fslib.episodes import draw_episodes
-from fslib.evaluate import embed_images
-from fslib.heads.alignment import (
-    align_pairs,
-    sampled_places,
-    share_outside,
-    usual_groups,
-)
-from fslib.inside import (
+from fslib.analysis.inside import (
     bracketed,
     class_samples,
     embed_samples,
@@ -49,6 +41,14 @@ from fslib.inside import (
     heat_panel,
     ranking_table,
     silhouette_table,
+)
+from fslib.episodes import draw_episodes
+from fslib.evaluate import embed_images
+from fslib.heads.alignment import (
+    align_pairs,
+    sampled_places,
+    share_outside,
+    usual_groups,
 )
 from fslib.pages import table
 from fslib.plots.images import heatmap_overlay, ranking_panel, sampling_panel

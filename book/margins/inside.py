@@ -27,10 +27,7 @@ per_class: int = 40  # points of each class
 # %%
 import matplotlib.pyplot as plt
 import torch
-from fslib.analysis.ranking import query_rank_correlation
-from fslib.episodes import draw_episodes
-from fslib.evaluate import embed_images, evaluate
-from fslib.inside import (
+from fslib.analysis.inside import (
     bracketed,
     class_samples,
     embed_samples,
@@ -39,6 +36,9 @@ from fslib.inside import (
     ranking_table,
     silhouette_table,
 )
+from fslib.analysis.ranking import query_rank_correlation
+from fslib.episodes import draw_episodes
+from fslib.evaluate import embed_images, evaluate
 from fslib.losses.margin import wrong
 from fslib.pages import in_words, table
 from fslib.plots.images import ranking_panel

@@ -29,9 +29,16 @@ dense: bool = False  # all 13 margins, and the full tables
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
+from fslib.analysis.margins import (
+    AUTHORS,
+    HOUSE,
+    network,
+    signed_name,
+    swept,
+    top1,
+)
 from fslib.evaluate import interval
 from fslib.generalised import hold_out
-from fslib.margin_study import AUTHORS, HOUSE, network, signed_name, swept, top1
 from fslib.measure import part_of
 from fslib.pages import gain_table, gains, in_words, published, table
 from fslib.plots import grid_heat, interval_plot

@@ -35,9 +35,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from fslib.analysis.discriminability import effective_peaks, shared_peaks
-from fslib.episodes import draw_episodes
-from fslib.evaluate import embed_images, interval
-from fslib.inside import (
+from fslib.analysis.inside import (
     bracketed,
     class_samples,
     embed_samples,
@@ -46,7 +44,7 @@ from fslib.inside import (
     ranking_table,
     silhouette_table,
 )
-from fslib.margin_study import (
+from fslib.analysis.margins import (
     AUTHORS,
     FEW,
     HOUSE,
@@ -56,6 +54,8 @@ from fslib.margin_study import (
     signed_name,
     swept,
 )
+from fslib.episodes import draw_episodes
+from fslib.evaluate import embed_images, interval
 from fslib.pages import table
 from fslib.plots.images import ranking_panel
 from fslib.plots.style import CYCLE, MARKERS, short_name, use_book_style

@@ -29,12 +29,12 @@ import math
 
 import numpy as np
 import torch
+from fslib.analysis.margins import HOUSE, network, swept
 from fslib.episodes import draw_episodes
 from fslib.evaluate import embed_images, score_episodes
 from fslib.heads import HEADS
 from fslib.heads.finetune import FineTuned
 from fslib.losses.margin import lower_true
-from fslib.margin_study import HOUSE, network, swept
 from fslib.measure import part_of
 from fslib.pages import gains, in_words, published, table
 from fslib.plots import interval_plot

@@ -29,8 +29,8 @@ fitted_episodes: int = 600  # of heads that are fine-tuned, as in the paper
 # %%
 import matplotlib.pyplot as plt
 import pandas as pd
+from fslib.analysis.margins import HOUSE, network
 from fslib.data import open_dataset
-from fslib.margin_study import HOUSE, network
 from fslib.measure import join
 from fslib.pages import (
     accuracies,

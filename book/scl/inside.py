@@ -35,6 +35,13 @@ import os
 import matplotlib.pyplot as plt
 import torch
 from fslib.analysis.embedding import choose_images
+from fslib.analysis.inside import (
+    bracketed,
+    embedding_panel,
+    heat_panel,
+    ranking_table,
+    silhouette_table,
+)
 from fslib.analysis.neighbours import accuracy_against_k, nearest
 from fslib.analysis.spectrum import (
     alignment,
@@ -46,13 +53,6 @@ from fslib.analysis.spectrum import (
 from fslib.augment import augment as augmented
 from fslib.episodes import draw_episodes
 from fslib.evaluate import embed_images, interval
-from fslib.inside import (
-    bracketed,
-    embedding_panel,
-    heat_panel,
-    ranking_table,
-    silhouette_table,
-)
 from fslib.methods.scl import loss_row
 from fslib.pages import in_words, table
 from fslib.plots.contrast import (

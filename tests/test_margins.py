@@ -8,7 +8,7 @@ from test_methods import SMALL
 
 from benchmarks import negative_margin
 from fslib.analysis.discriminability import base_peaks, discriminability, effective_peaks
-from fslib.margin_study import DENSE, FEW, look_at, network, pooled, swept, top1
+from fslib.analysis.margins import DENSE, FEW, look_at, network, pooled, swept, top1
 from fslib.methods import build_method
 from fslib.methods.negative_margin import SCALES
 
