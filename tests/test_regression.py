@@ -1,11 +1,11 @@
 """Regression episodes against scikit-learn on whole features, one episode at a time."""
 
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from joblib.externals.loky import get_reusable_executor
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
@@ -18,11 +18,11 @@ from fslib.heads.regression import (
     embed_copies,
     evaluate_regression,
     features_of,
-    probabilities,
     projected,
-    regression_scores,
 )
+from fslib.logistic import probabilities
 from fslib.methods import build_method
+from fslib.paths import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_scores_equal_a_loop_over_episodes(method, coloured_sets, copies):
     table = draw_episodes(images.labels, 6, 3, 2, 4, seed=1, class_names=images.class_names)
     rows = table.support.unique()
     copied = embed_copies(method, images, rows, copies, seed=1)
-    plain = features_of(embed_images(method, images))
+    plain, turned = features_of(embed_images(method, images)), []
     for e in range(6):
         found = {}
         for kind, features in copied.items():
@@ -128,14 +128,21 @@ def test_scores_equal_a_loop_over_episodes(method, coloured_sets, copies):
             for way in range(3):
                 for row in table.support[e, way]:
                     for copy in features[int((rows == row).nonzero())]:
-                        support.append(copy.numpy())
+                        support.append(copy.double().numpy())
                         labels.append(way)
             model = LogisticRegression(max_iter=1000).fit(np.stack(support), labels)
-            found[kind] = model.predict_proba(plain[kind][table.query[e].flatten()].numpy())
+            found[kind] = model.predict_proba(
+                plain[kind][table.query[e].flatten()].double().numpy()
+            )
         found["sum"] = found["global"] + found["spatial"]
         found["max"] = np.maximum(found["global"], found["spatial"])
         for name, chances in found.items():
-            assert made[name].correct[e] == (chances.argmax(1) == np.arange(3).repeat(4)).sum()
+            right = (chances.argmax(1) == np.arange(3).repeat(4)).sum()
+            # The solver stops within about 1e-4, which may turn a query whose best two are closer.
+            second, first = np.sort(chances, axis=1)[:, -2:].T
+            turned.append((first - second < 5e-4).sum())
+            assert abs(made[name].correct[e] - right) <= turned[-1]
+    assert sum(turned) <= 0.05 * 6 * 12 * 4
     assert copies or made["sum"].mean > 45  # chance is 33 %, colours are changed in the copies
     assert (made["sum"].queries, made["sum"].way, made["sum"].shot, made["sum"].seed) == (
         12,
@@ -147,19 +154,6 @@ def test_scores_equal_a_loop_over_episodes(method, coloured_sets, copies):
 
 def test_a_process_that_fits_regressions_does_without_torch():
     """It starts in a fraction of the time; torch takes seconds to import."""
-    rng = torch.Generator().manual_seed(0)
-    table = draw_episodes(torch.arange(3).repeat_interleave(4), 4, 3, 1, 2, seed=0)
-    features = {kind: torch.randn((12, 5), generator=rng) for kind in ("global", "spatial")}
-
-    def support(e: int) -> dict[str, torch.Tensor]:
-        return {k: f[table.support[e].flatten()].unsqueeze(1) for k, f in features.items()}
-
-    def query(e: int) -> dict[str, torch.Tensor]:
-        return {k: f[table.query[e].flatten()] for k, f in features.items()}
-
-    apart, here = (regression_scores(table, support, query, jobs) for jobs in (2, 1))
-    assert all(np.array_equal(apart[name], here[name]) for name in here)
-    # The processes of that call, kept by joblib for the next.
-    kept = get_reusable_executor(reuse=True)
-    found = kept.submit(lambda: {name.partition(".")[0] for name in sys.modules}).result()
-    assert "sklearn" in found and not found & {"torch", "fslib"}
+    code = "import sys, fslib.logistic; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    assert probabilities.__module__ == "fslib.logistic"

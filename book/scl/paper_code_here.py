@@ -35,7 +35,8 @@ import torch
 from fslib.augment import augment as augmented
 from fslib.episodes import draw_episodes
 from fslib.evaluate import embed_images, interval
-from fslib.heads.regression import features_of, probabilities, projected
+from fslib.heads.regression import features_of, projected
+from fslib.logistic import probabilities
 from fslib.losses.contrastive import contrastive_loss, loss_floor
 from fslib.methods.scl import loss_row
 from fslib.pages import show_source, table

@@ -12,7 +12,6 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import FunctionType
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from fslib.data import ImageSet
 from fslib.episodes import Episodes, draw_episodes
 from fslib.evaluate import Scores, embed_images
 from fslib.heads import Head
+from fslib.logistic import probabilities
 from fslib.methods.base import Method
 
 GRID = 2  # cells along a side of the spatial feature
@@ -97,23 +97,6 @@ def projected(support: Tensor, query: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return (support.double() @ basis).numpy(), (query.double() @ basis).numpy()
 
 
-def probabilities(support: np.ndarray, labels: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Fit scikit-learn's default multinomial regression to an episode and ask it.
-
-    Args:
-        support: (n, k).
-        labels: int (n,), 0 to way - 1.
-        query: (Q, k).
-
-    Returns:
-        (Q, way).
-    """
-    # scikit-learn takes seconds to import, and most pages never fit a regression.
-    from sklearn.linear_model import LogisticRegression
-
-    return LogisticRegression(max_iter=1000).fit(support, labels).predict_proba(query)
-
-
 def regression_scores(
     table: Episodes,
     support: Callable[[int], dict[str, Tensor]],
@@ -138,17 +121,13 @@ def regression_scores(
     episodes, way = table.classes.shape
     shots = np.arange(way).repeat(table.shot)
 
-    # A function of no module travels as code, so a new process starts without this package and
-    # torch: in a fraction of a second instead of several.
-    fit = FunctionType(probabilities.__code__, {})
-
     def fits() -> Iterator[tuple]:
         for e in range(episodes):
             queries = query(e)
             for kind, features in support(e).items():
                 small, asked = projected(features.flatten(0, 1), queries[kind])
                 labels = shots.repeat(features.shape[1])
-                yield joblib.delayed(fit)(small, labels, asked)
+                yield joblib.delayed(probabilities)(small, labels, asked)
 
     # A process costs seconds to start, a fit some hundredths; threads would wait for each other.
     jobs = jobs or min(os.cpu_count() or 1, 1 + episodes // 200)
