@@ -82,3 +82,47 @@ def test_the_heat_is_where_the_class_is(coloured_sets):
         heat = heat if heat.ndim == 2 else heat[..., 0]
         assert np.unravel_index(heat.argmax(), heat.shape)[0] > heat.shape[0] // 2
     plt.close(figure)
+
+
+def test_a_place_is_won_where_its_own_class_is_nearest(coloured_sets):
+    """Half of the places know the class, the others show the next one: one half is won."""
+    images = coloured_sets["test"]
+    maps = torch.zeros(len(images), 8, 2, 2)
+    rows = torch.arange(len(images))
+    for place, shift in ((0, 0), (1, 1)):
+        maps[rows, (images.labels + shift) % 5, place, :] = 1.0 + 0.5 * (shift == 0)
+    noise = torch.randn(maps.shape, generator=torch.Generator().manual_seed(0))
+    won = inside.places_won({"half": maps, "noise": noise}, images)
+    # The prototype of a class holds 1.5 of itself and 1 of the next one, so both places are clear.
+    assert won["half"] == pytest.approx((50.0, 0.0), abs=1e-6)
+    assert won["noise"][0] == pytest.approx(20, abs=3) and 0 < won["noise"][1] < 3
+    said = inside.heat_words({"half": maps, "noise": noise}, images)
+    assert "50.0 ± 0.0 % (half)" in said and said.endswith("The highest is that of half.")
+
+
+def test_a_place_is_compared_with_all_ways_as_a_loop_would(coloured_sets):
+    images = coloured_sets["test"]
+    maps = torch.randn((len(images), 3, 2, 1), generator=torch.Generator().manual_seed(2))
+    drawn = draw_episodes(images.labels, 4, 5, 1, 5, 11)
+    shares = []
+    for e in range(4):
+        prototypes = maps[drawn.support[e, :, 0]].mean((2, 3))
+        hits = [
+            int(torch.cosine_similarity(prototypes, maps[i][:, y, 0]).argmax()) == way
+            for way in range(5)
+            for i in drawn.query[e, way].tolist()
+            for y in range(2)
+        ]
+        shares.append(100 * np.mean(hits))
+    mean, ci95 = inside.places_won({"net": maps}, images, episodes=4)["net"]
+    assert mean == pytest.approx(np.mean(shares), abs=1e-4) and ci95 > 0
+
+
+def test_mistakes_of_a_ranking_are_named():
+    logits = torch.tensor([[3.0, 1.0, 2.0], [5.0, 1.0, 3.0], [0.0, 1.0, 2.0]])
+    said = inside.ranking_words(logits, ["cat", "cup", "fox"], [0, 1, 2])
+    assert "first for 2 of 3 queries" in said
+    assert "a *cup* is taken for a *cat* and its own class comes at place 3" in said
+    assert "first for 1 of 1 queries. " in inside.ranking_words(
+        logits[:1], ["cat", "cup", "fox"], [0]
+    )

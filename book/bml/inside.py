@@ -34,7 +34,9 @@ from fslib.analysis.inside import (
     embed_samples,
     embedding_panel,
     heat_panel,
+    heat_words,
     ranking_table,
+    ranking_words,
     silhouette_table,
 )
 from fslib.episodes import draw_episodes
@@ -124,6 +126,9 @@ views = {
 figure = heat_panel(views, novel_set, task)
 
 # %% tags=["hide-input"]
+Markdown(heat_words(views, novel_set))
+
+# %% tags=["hide-input"]
 high, wide = whole["BML"].shape[2:]
 Markdown(
     f"The maps of this backbone have {high} x {wide} places, drawn smoothly "
@@ -148,6 +153,15 @@ figure = ranking_panel(
     logits,
     novel_set.images[task.support[0, :, 0]],
     [novel_set.class_names[int(c)] for c in task.classes[0]],
+)
+
+# %% tags=["hide-input"]
+Markdown(
+    ranking_words(
+        logits,
+        [novel_set.class_names[int(c)] for c in task.classes[0]],
+        range(4),
+    )
 )
 
 # %% [markdown]

@@ -39,7 +39,9 @@ from fslib.analysis.inside import (
     embed_samples,
     embedding_panel,
     heat_panel,
+    heat_words,
     ranking_table,
+    ranking_words,
     silhouette_table,
 )
 from fslib.episodes import draw_episodes
@@ -117,6 +119,9 @@ task = draw_episodes(novel.labels, 1, 4, 1, 15, 3)
 whole = {name: embed_images(net, novel) for name, net in nets.items()}
 figure = heat_panel(whole, novel, task)
 
+# %% tags=["hide-input"]
+Markdown(heat_words(whole, novel))
+
 # %% [markdown]
 # ## What looks like what
 #
@@ -136,6 +141,15 @@ figure = ranking_panel(
     logits,
     novel.images[task.support[0, :, 0]],
     [novel.class_names[int(c)] for c in task.classes[0]],
+)
+
+# %% tags=["hide-input"]
+Markdown(
+    ranking_words(
+        logits,
+        [novel.class_names[int(c)] for c in task.classes[0]],
+        range(4),
+    )
 )
 
 # %% [markdown]

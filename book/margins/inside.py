@@ -33,7 +33,9 @@ from fslib.analysis.inside import (
     embed_samples,
     embedding_panel,
     heat_panel,
+    heat_words,
     ranking_table,
+    ranking_words,
     silhouette_table,
 )
 from fslib.analysis.ranking import query_rank_correlation
@@ -250,6 +252,9 @@ whole = {
 }
 figure = heat_panel(whole, novel_set, task)
 
+# %% tags=["hide-input"]
+Markdown(heat_words(whole, novel_set))
+
 # %% [markdown]
 # ## What looks like what
 #
@@ -267,6 +272,15 @@ figure = ranking_panel(
     logits,
     novel_set.images[task.support[0, :, 0]],
     [novel_set.class_names[int(c)] for c in task.classes[0]],
+)
+
+# %% tags=["hide-input"]
+Markdown(
+    ranking_words(
+        logits,
+        [novel_set.class_names[int(c)] for c in task.classes[0]],
+        range(4),
+    )
 )
 
 # %% [markdown]

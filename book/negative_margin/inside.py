@@ -41,7 +41,9 @@ from fslib.analysis.inside import (
     embed_samples,
     embedding_panel,
     heat_panel,
+    heat_words,
     ranking_table,
+    ranking_words,
     silhouette_table,
 )
 from fslib.analysis.margins import (
@@ -387,6 +389,9 @@ task = draw_episodes(novel_set.labels, 1, 4, 1, 15, 3)
 whole = {name: embed_images(net, novel_set) for name, net in nets.items()}
 figure = heat_panel(whole, novel_set, task)
 
+# %% tags=["hide-input"]
+Markdown(heat_words(whole, novel_set))
+
 # %% [markdown]
 # ## What looks like what
 #
@@ -405,6 +410,15 @@ figure = ranking_panel(
     logits,
     novel_set.images[task.support[0, :, 0]],
     [novel_set.class_names[int(c)] for c in task.classes[0]],
+)
+
+# %% tags=["hide-input"]
+Markdown(
+    ranking_words(
+        logits,
+        [novel_set.class_names[int(c)] for c in task.classes[0]],
+        range(4),
+    )
 )
 
 # %% [markdown]

@@ -39,7 +39,9 @@ from fslib.analysis.inside import (
     bracketed,
     embedding_panel,
     heat_panel,
+    heat_words,
     ranking_table,
+    ranking_words,
     silhouette_table,
 )
 from fslib.analysis.neighbours import accuracy_against_k, nearest
@@ -406,6 +408,9 @@ task = draw_episodes(novel.labels, 1, 4, 1, 15, 3)
 novel_maps = {name: sets["novel"] for name, sets in maps.items()}
 figure = heat_panel(novel_maps, novel, task)
 
+# %% tags=["hide-input"]
+Markdown(heat_words(novel_maps, novel))
+
 # %% [markdown]
 # ## What looks like what
 #
@@ -424,6 +429,15 @@ figure = ranking_panel(
     logits,
     novel.images[task.support[0, :, 0]],
     [novel.class_names[int(c)] for c in task.classes[0]],
+)
+
+# %% tags=["hide-input"]
+Markdown(
+    ranking_words(
+        logits,
+        [novel.class_names[int(c)] for c in task.classes[0]],
+        range(4),
+    )
 )
 
 # %% [markdown]
