@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,9 @@ from torch import Tensor
 
 from fslib.augment import POLICIES
 from fslib.methods import Method, build_method
+from fslib.paths import networks_root
+
+LEADER = "leader.json"  # in the folder of a run in training: which job holds its lock
 
 
 class RunCorrupt(RuntimeError):
@@ -293,3 +297,30 @@ def publish_run(run: Run, root: Path) -> Path:
     content = {"config": run.config.as_dict(), "facts": facts, "history": run.history}
     write_json(folder / "run.json", content)
     return folder
+
+
+def folder_of(name: str, runs: Path) -> Path:
+    """Where a run of this name lies, trained here or published; else where it is to be."""
+    own, published = runs / name, networks_root() / name
+    if not (own / "run.json").exists() and (published / "run.json").exists():
+        return published
+    return own
+
+
+def this_job() -> str:
+    """The address at which the processes of one `torchrun` meet."""
+    return f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+
+
+def first_process_trains(folder: Path) -> bool:
+    """Wait until the first process of this job trains the run; False where it is there instead.
+
+    The first process may have to wait for another job that trains the same run. To join it sooner
+    would mean to wait for it at an address where it never comes.
+    """
+    leader = folder / LEADER
+    while not (folder / "run.json").exists():
+        if leader.exists() and json.loads(leader.read_text()) == this_job():
+            return True
+        time.sleep(0.05)
+    return False

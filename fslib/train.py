@@ -30,8 +30,19 @@ from fslib.device import describe_machine, resolve_precision
 from fslib.episodes import draw_episodes
 from fslib.evaluate import embed_images, evaluate
 from fslib.methods import Batch, Episodic, Method
-from fslib.paths import networks_root, runs_root
-from fslib.runs import Config, Run, load_tensors, open_run, save_tensors, write_json
+from fslib.paths import runs_root
+from fslib.runs import (
+    LEADER,
+    Config,
+    Run,
+    first_process_trains,
+    folder_of,
+    load_tensors,
+    open_run,
+    save_tensors,
+    this_job,
+    write_json,
+)
 
 # Points of the learning curve, and what each is measured on: enough to see the shape, cheap
 # enough to cost about one per cent of training.
@@ -188,7 +199,7 @@ def _train(config: Config, data: Mapping[str, ImageSet], folder: Path, progress:
     method = config.build(images.classes).to(memory_format=torch.channels_last)
     method.prepare(images)
     if method.teacher:
-        method.learn_from(open_run(runs_root() / method.teacher).method)
+        method.learn_from(open_run(folder_of(method.teacher, runs_root())).method)
     steps = len(images) // (method.batches.images * fabric.world_size)
     if steps < 1:
         raise ValueError(
@@ -307,13 +318,12 @@ def fit(
     """
     data = open_dataset(config.dataset, root) if data is None else data
     runs = runs_root() if runs is None else Path(runs)
-    name = config.identity(data["train"].digest)
-    folder = runs / name
-    for finished in (folder, networks_root() / name):
-        if (finished / "run.json").exists():
-            return _open(finished, config)
+    folder = folder_of(config.identity(data["train"].digest), runs)
+    if (folder / "run.json").exists():
+        return _open(folder, config)
     if int(os.environ.get("RANK", 0)) > 0:
-        _train(config, data, folder, progress)  # the first process holds the lock
+        if first_process_trains(folder):
+            _train(config, data, folder, progress)
         return _open(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
@@ -329,7 +339,10 @@ def fit(
             for stray in folder.glob(".*.partial"):
                 stray.unlink()
             write_json(folder / "config.json", config.as_dict())
+            write_json(folder / LEADER, this_job())
             _train(config, data, folder, progress)
     finally:
+        if lock.is_locked:
+            (folder / LEADER).unlink(missing_ok=True)
         lock.release()
     return _open(folder, config)

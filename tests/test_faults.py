@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import threading
 import time
 from pathlib import Path
@@ -140,48 +139,6 @@ def test_of_two_processes_one_trains_and_the_other_waits(tmp_path, monkeypatch, 
     assert "is being trained by another process: waiting for it" in capsys.readouterr().err
     child.join(60)
     assert child.exitcode == 0
-
-
-def one_of_two(rank: int, port: int, folder: Path) -> None:
-    """A process as `torchrun --nproc-per-node 2` starts it."""
-    torch.set_num_threads(1)
-    size = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "2")
-    place = dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank))
-    server = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
-    os.environ |= size | place | server | {"GROUP_RANK": "0", "CUDA_VISIBLE_DEVICES": ""}
-    rows, drawn = [], train.epoch_rows
-    train.epoch_rows = lambda *arguments: rows.append(drawn(*arguments)) or rows[-1]
-    config = dataclasses.replace(TINY, options={"batch": 16})
-    run = fit(config, sets(), runs=folder, progress=False)
-    content = [[r.flatten().tolist() for r in rows], str(run.folder)]
-    write_json(folder / f"rank{rank}.json", content)
-    save_tensors(folder / f"rank{rank}.safetensors", run.method.state_dict())
-
-
-@pytest.mark.skipif(
-    not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
-    reason="torch was built without gloo",
-)
-def test_two_processes_of_torchrun_make_one_run(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    children = [start(one_of_two, rank, port, tmp_path) for rank in (0, 1)]
-    for child in children:
-        child.join(120)
-    assert [child.exitcode for child in children] == [0, 0]
-    (rows, folder), (others, same) = (
-        json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)
-    )
-    assert same == folder and [str(p) for p in tmp_path.glob("ce-*")] == [folder]
-    for mine, theirs in zip(rows, others, strict=True):  # one epoch after the other
-        assert len(mine) == len(theirs) == 48 and not set(mine) & set(theirs)
-    run = open_run(Path(folder))
-    assert run.facts["processes"] == 2 and run.images_seen == 2 * 96 and len(run.history) == 2
-    for rank in (0, 1):
-        saved, _ = runs.load_tensors(tmp_path / f"rank{rank}.safetensors")
-        for key, value in run.method.state_dict().items():
-            assert torch.equal(value, saved[key])
 
 
 def test_a_nan_loss_names_the_place_and_keeps_the_checkpoint(tmp_path, monkeypatch):
