@@ -31,12 +31,14 @@ import fslib.study
 import fslib.train
 from fslib import notebooks
 from fslib.data import ImageSet
+from fslib.generalised.measure import SHOTS, find_generalised, parts_of, protocol_words
 from fslib.heads import HEADS
 from fslib.paths import results_root
 from fslib.results import command_of
 from fslib.runs import Config
 
 STAND_IN = "glyphs_small"
+COMMAND = "python -m fslib.measure "
 Need = tuple[str, str, tuple[int, ...], int]  # scored on, "head" or "!corruption", shots, episodes
 
 
@@ -48,9 +50,11 @@ class Plan:
         self.needs: dict[str, tuple[Config, list[Need]]] = {}
         self.scored: set[str] = set()  # asked for a number
         self.opened: set[str] = set()  # asked for the network
-        self.open, self.measured, self.fit = (
+        self.taught: dict[str, list[str]] = {}  # asked for old and new classes at once: how
+        self.open, self.measured, self.measured_generalised, self.fit = (
             fslib.data.open_dataset,
             fslib.measure.measured,
+            fslib.study.measured_generalised,
             fslib.train.fit,
         )
 
@@ -103,6 +107,22 @@ class Plan:
             needs.append(need)
         return self.measured(self.small(config), data, images, head, corruption, shots, 200)
 
+    def note_generalised(
+        self,
+        config: Config,
+        data: dict[str, ImageSet],
+        shots: Any = SHOTS,
+        lessons: int = 4000,
+        draws: int = 100,
+    ) -> Any:
+        """In the place of `measured_generalised`."""
+        parts, how = parts_of(data), (shots, lessons, draws)
+        if not (self.missing and find_generalised(self.committed, config, parts, *how)):
+            key = config.identity(parts["train"].digest) + config.variant
+            self.needs.setdefault(key, (config, []))
+            self.taught[key] = protocol_words(*how)
+        return self.measured_generalised(self.small(config), data, shots, 20, 5)
+
     def train(self, config: Config, data: dict[str, ImageSet] | None = None, **how: Any) -> Any:
         """In the place of `fit`: a look inside needs the run, but no record."""
         data = self.open_dataset(config.dataset) if data is None else data
@@ -115,7 +135,9 @@ class Plan:
         """One command for each configuration and protocol."""
         for key, (config, needs) in self.needs.items():
             network = ["--publish"] * (key in self.opened)
-            if key not in self.scored:
+            if key in self.taught:
+                yield command_of(config, self.taught[key]).removeprefix(COMMAND)
+            elif key not in self.scored:
                 yield self.line(config, [], (1, 5), 10_000, network)
             protocols = sorted({(shots, episodes) for _, _, shots, episodes in needs})
             widest = {n: max((s for s, e in protocols if e == n), key=len) for _, n in protocols}
@@ -147,7 +169,7 @@ class Plan:
         if episodes != 10_000:
             also += ["--episodes", str(episodes)]
         also += network
-        return command_of(config, also).removeprefix("python -m fslib.measure ")
+        return command_of(config, also).removeprefix(COMMAND)
 
 
 def unique(words: list[str]) -> list[str]:
@@ -186,9 +208,14 @@ def main(arguments: list[str] | None = None) -> int:
         for module in (fslib.measure, fslib.study):
             stack.enter_context(mock.patch.object(module, "measured", plan.note))
         stack.enter_context(mock.patch.object(fslib.study, "fit", plan.train))
+        stack.enter_context(
+            mock.patch.object(fslib.study, "measured_generalised", plan.note_generalised)
+        )
         places = {"FSLIB_RUNS": scratch, "FSLIB_RESULTS": str(Path(scratch, "results"))}
         stack.enter_context(mock.patch.dict(os.environ, places))
         for page in execute.pages(given.book, given.only):
+            if "profile" not in notebooks.parameters_of(notebooks.read_page(page)):
+                continue  # it labels no record, so it makes none
             print(f"reading {page.relative_to(given.book)}", file=sys.stderr, flush=True)
             walk(page, parameters)
     print("\n".join(plan.lines()))

@@ -62,10 +62,36 @@ def parts_of(data: Mapping[str, ImageSet]) -> dict[str, ImageSet]:
     return {**data, "train": train, "support": support, **asked}
 
 
-def _find(
-    root: Path, config: Config, wanted: str, digest: str, shots: Sequence[int], how: dict[str, int]
+def protocol_words(shots: Sequence[int], lessons: int, draws: int) -> list[str]:
+    """The words of the command line that ask for these records."""
+    options = {"shots": list(shots), "lessons": lessons, "draws": draws}
+    return ["--generalised", *(f"{key}={value}".replace(" ", "") for key, value in options.items())]
+
+
+def _digest(parts: Mapping[str, ImageSet]) -> str:
+    return "+".join(parts[name].digest[:16] for name in ("base", "novel"))
+
+
+def find_generalised(
+    root: Path,
+    config: Config,
+    parts: Mapping[str, ImageSet],
+    shots: Sequence[int],
+    lessons: int,
+    draws: int,
 ) -> dict[str, Record]:
-    """The records that answer exactly this question; none where one is missing."""
+    """The records that answer exactly this question; none where one is missing.
+
+    Args:
+        root: Where they are looked for.
+        config: Of stage 1.
+        parts: Of `parts_of`.
+        shots: Support images of a class.
+        lessons: Episodes of a stage 2.
+        draws: How often the support is drawn.
+    """
+    wanted = config.identity(parts["train"].digest)
+    how = {"episodes": draws, "seed": 0, "lessons": lessons}
     found = {
         record.head: record
         for record in load_records(
@@ -74,7 +100,7 @@ def _find(
             variant=config.variant,
             seed=config.seed,
             head=list(COUNTS),
-            evaluated_digest=digest,
+            evaluated_digest=_digest(parts),
         )
         if config_of(record.config).identity(record.facts["data_digest"]) == wanted
         and set(map(str, shots)) <= set(record.accuracy)
@@ -108,19 +134,15 @@ def measured_generalised(
         ValueError: The method has no second stage.
     """
     parts = parts_of(data)
-    wanted = config.identity(parts["train"].digest)
-    digest = "+".join(parts[name].digest[:16] for name in ("base", "novel"))
-    how = {"episodes": draws, "seed": 0, "lessons": lessons}
-    scratch = runs_root() / "records" / wanted
+    scratch = runs_root() / "records" / config.identity(parts["train"].digest)
     for place in (results_root(), scratch) if root is None else (root,):
-        if found := _find(place, config, wanted, digest, shots, how):
+        if found := find_generalised(place, config, parts, shots, lessons, draws):
             return found
     run = fit(config, parts)
     if not isinstance(run.method, DynamicFSL):
         raise ValueError(f"{config.method!r} has no second stage: take dynamic_fsl")
     scores = _score(run.method, parts, shots, lessons, draws, config.seed)
-    options = {"shots": list(shots), "lessons": lessons, "draws": draws}
-    words = [f"{key}={value}".replace(" ", "") for key, value in options.items()]
+    how = {"episodes": draws, "seed": 0, "lessons": lessons}
     saved = {}
     for head, of_shots in scores.items():
         one = of_shots[shots[0]]
@@ -138,9 +160,9 @@ def measured_generalised(
             history=run.history,
             facts={**run.facts, "scored_side": parts["novel"].size[0]},
             config=config.as_dict(),
-            evaluated_digest=digest,
+            evaluated_digest=_digest(parts),
             code=code_version(),
-            command=command_of(config, ["--generalised", *words]),
+            command=command_of(config, protocol_words(shots, lessons, draws)),
         )
         saved[head] = save_record(record, of_shots, scratch if root is None else root)
     return saved
