@@ -182,7 +182,7 @@ Markdown(
 #
 # The released loop scores the **test** classes every twenty epochs and the
 # log keeps the best. How much is that worth? From one network, draw five
-# scores of 2,000 episodes and keep the best: no better model, a better
+# scores of 500 episodes and keep the best: no better model, a better
 # number.
 
 # %%
