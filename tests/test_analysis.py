@@ -159,6 +159,24 @@ def test_rank_correlation_ignores_diagonal_and_order_of_classes():
     assert moved.tau == pytest.approx(result.tau) and moved.rho == pytest.approx(result.rho)
 
 
+def test_the_highest_tau_is_reached_by_an_order_that_agrees():
+    """Pairs of the same group first, in any order among themselves: nothing can agree more."""
+    reference = ranking.hierarchy_similarity(("a", "a", "b", "b", "c"))
+    perfect = reference + 0.1 * random_similarity(5, 3)
+    top = ranking.highest_tau(reference)
+    assert top == pytest.approx(np.sqrt(2 * 2 * 8 / (10 * 9)))  # 2 of 10 pairs share a group
+    assert ranking.rank_correlation(perfect, reference, draws=10).tau == pytest.approx(top)
+    assert ranking.highest_tau(random_similarity(5, 3)) == 1
+
+
+def test_resampled_taus_of_two_methods_are_paired():
+    reference = random_similarity(9, 1)
+    first = ranking.rank_correlation(random_similarity(9, 0), reference, draws=40)
+    again = ranking.rank_correlation(2 * random_similarity(9, 0), reference, draws=40)
+    np.testing.assert_allclose(first.tau_draws, again.tau_draws)
+    assert first.tau_draws.shape == (40,) and first.tau_draws.std() > 0
+
+
 def test_rank_correlation_needs_an_order():
     with pytest.raises(ValueError, match="no order"):
         ranking.rank_correlation(random_similarity(4, 0), torch.ones(4, 4))

@@ -38,6 +38,7 @@ seed: int = 0  # of the toy examples
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from fslib.heads import Head
 from fslib.losses.elastic import elastic_constraint, push_away
 from fslib.losses.mutual import mutual_loss
 from fslib.methods import Batch, build_method
@@ -59,6 +60,9 @@ generator = torch.Generator().manual_seed(seed)
 # L_\text{global} = \frac{1}{BP} \sum_{i,p}
 #   -\log \operatorname{softmax}(W F_i^p)_{y_i}.
 # $$
+#
+# Here $F_i^p$ is the feature of image $i$ at position $p$ of the global map
+# and $y_i$ its base class; there are $B$ images of $P$ positions.
 
 # %%
 show_source(BML.global_loss)
@@ -66,8 +70,9 @@ show_source(BML.global_loss)
 # %% [markdown]
 # ## The local view
 #
-# The prototype $c_n$ of a way is the mean over its shots and positions; each
-# position of a query is matched by itself,
+# From here on $F$ is the local map. The prototype $c_n$ of a way is the mean
+# over its shots and positions; each position of a query is matched by
+# itself,
 #
 # $$
 # D_{ipn} = \lVert F_i^p - c_n \rVert^2 .
@@ -86,6 +91,16 @@ show_source(match_positions)
 #
 # $$
 # d_{EL} = \frac{\alpha_1\, e/E}{1 + \exp(-\alpha_2 \Delta)} .
+# $$
+#
+# Of $E$ epochs $e$ are done; $\alpha_1$ is the longest push, and $\alpha_2$
+# says how fast it grows with $\Delta$. The loss is then ordinary
+# cross-entropy over the $Q$ queries of each of the $N$ ways, with $t$ the true
+# way of a query:
+#
+# $$
+# L_\text{local} = \frac{1}{NQP} \sum_{i,p} -\log
+#   \operatorname{softmax}_n(-D_{ipn} - [n = t]\, d_{EL})_t .
 # $$
 
 # %%
@@ -133,7 +148,7 @@ Markdown(
 
 # %%
 corners = torch.tensor([[0.0, 0.0], [3.0, 0.0], [1.5, 2.6]])
-axis = torch.linspace(-2, 5, 141)
+axis = torch.linspace(-2, 5, 140)  # no point exactly on a border
 plane = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
 apart = (plane[..., None, :] - corners).square().sum(-1)
 first = torch.zeros(apart.shape[:2], dtype=torch.long)
@@ -161,31 +176,40 @@ gated, opened = elastic_constraint(apart, first, 1.0, alpha1, alpha2, True)
 Markdown(
     "The orange point is the true prototype. Without the gate the push grows "
     f"smoothly, from {float(every.min()):.1f} to {float(every.max()):.1f}, "
-    "the farther a query lies on the wrong side. With the gate only a narrow "
-    f"seam between the classes is left, {float(opened.float().mean()):.0%} "
-    "of this plane: queries that are clearly right are let be, and so are "
-    "those that are clearly wrong."
+    "the farther a query lies on the wrong side. With the gate a small patch "
+    f"is left, {float(opened.float().mean()):.1%} of this plane, where all "
+    "three classes compete: between two classes alone, one always holds more "
+    "than half. Queries that are clearly right are let be, and so are those "
+    "that are clearly wrong. With fifteen ways there are more rivals, and the "
+    "gate is open more often; the last page of this chapter counts."
 )
 
 # %% [markdown]
 # ## The mutual loss
 #
 # Both maps are averaged over positions, and a softmax over the **channels**
-# turns each into something like a distribution. Each view is drawn towards
-# the other by the Kullback-Leibler divergence, in both directions:
+# turns each into something like a distribution:
+# $q_i = \operatorname{softmax}(f_i / T)$ and
+# $r_i = \operatorname{softmax}(g_i / T)$ for the averaged features $f_i$ and
+# $g_i$ of image $i$. Each view is drawn towards the other by the
+# Kullback-Leibler divergence, in both directions:
 #
 # $$
 # L_\text{mutual} = \frac{T^2}{B} \sum_i
-#   D(q_i \,\Vert\, r_i) + D(r_i \,\Vert\, q_i) .
+#   \mathrm{KL}(q_i \,\Vert\, r_i) + \mathrm{KL}(r_i \,\Vert\, q_i) .
 # $$
 
 # %%
 show_source(mutual_loss)
 
 # %% [markdown]
-# Channels are no classes. What does this loss really ask for? At
-# $T = 4$ the softmax is nearly flat, and then the loss is nearly the
-# variance over channels of the difference of the two features.
+# Channels are no classes. What does this loss really ask for? In the sum of
+# both directions the constants cancel, and what is left is exactly
+# $T \sum_c (q_c - r_c)(f_c - g_c)$ for each image. At $T = 4$ the softmax is
+# nearly flat. Then $q_c - r_c$ is nearly $(f_c - g_c - m) / CT$, with $m$ the
+# mean of $f - g$ over the $C$ channels, and the sum becomes the **variance**
+# over channels of the difference of the two features. Where the softmax is
+# not flat, strong channels weigh more.
 
 # %%
 scales = np.array([0.1, 0.3, 1.0, 3.0, 10.0])
@@ -199,17 +223,23 @@ panel.semilogx(scales, ratio, "o-")
 panel.axhline(1, lw=0.8, color="grey")
 panel.set(
     xlabel="Spread of the features",
-    ylim=(0.5, 1.1),
+    ylim=(0, max(1.1, 1.1 * max(ratio))),
     ylabel="Mutual loss /\nvariance of difference",
 )
 figure.tight_layout()
 
 # %% tags=["hide-input"]
+apart = [f"{s:g}" for s, r in zip(scales, ratio) if abs(r - 1) > 0.05]
 Markdown(
-    f"Up to a spread of one the ratio is {ratio[2]:.3f}: the mutual loss is "
-    "a centred squared error in the dress of a divergence. It asks the two "
-    "views for the same feature up to a constant. Only features that spread "
-    f"by ten are treated otherwise (ratio {ratio[-1]:.2f})."
+    f"At a spread of one the ratio is {ratio[2]:.3f}. "
+    + (
+        f"It leaves one by more than 5 % at a spread of {', '.join(apart)} "
+        f"(down to {min(ratio):.2f}, up to {max(ratio):.2f}); elsewhere"
+        if apart
+        else "At every spread drawn here"
+    )
+    + " the loss is a centred squared error in the dress of a divergence. "
+    "Such an error asks the two views for the same feature up to a constant."
 )
 
 # %% [markdown]
@@ -258,8 +288,10 @@ table(rows)
 
 # %% [markdown]
 # The first two losses reach their own view and the shared blocks; the
-# mutual loss reaches both views, because the released code detaches
-# nothing. Through the shared blocks each view teaches the other anyway.
+# mutual loss reaches both views and the shared blocks. The released code
+# detaches nothing, so each of its two terms moves both views; with
+# `detach_target` each term moves one, and the sum still both. Through the
+# shared blocks each view teaches the other anyway.
 #
 # ## At test
 #
@@ -268,7 +300,7 @@ table(rows)
 # add up over features, so the sum is one distance over both maps.
 
 # %%
-show_source(BML.branches)
+show_source(Head.raw_features, BML.branches)
 
 # %% [markdown]
 # ## To take away
@@ -276,9 +308,11 @@ show_source(BML.branches)
 # - Two last blocks on a shared trunk; one classifies, one matches.
 # - The elastic push makes episodes harder as training goes on; the gate,
 #   which only the code knows, restricts it to undecided queries.
-# - The mutual loss is in effect a centred squared error between two maps.
+# - While the softmax over channels is nearly flat, the mutual loss is a
+#   centred squared error between two features.
 #
 # ## Try it
 #
 # 1. `temperature = 0.5`: where does the ratio leave one now?
-# 2. `alpha2 = 2`: how does the seam change in the paper's version?
+# 2. `alpha2 = 2`: how does the push change across the border between two
+#    classes in the paper's version?

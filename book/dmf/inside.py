@@ -40,6 +40,7 @@ from fslib.analysis.inside import (
     embedding_panel,
     heat_panel,
     heat_words,
+    order_words,
     ranking_table,
     ranking_words,
     silhouette_table,
@@ -160,28 +161,14 @@ Markdown(
 # over all pairs of classes, with a 95 % interval from resampling classes.
 
 # %%
-ranks = ranking_table(
-    {
-        name: torch.nn.functional.normalize(values.mean((2, 3)), dim=1)
-        for name, values in whole.items()
-    },
-    novel,
-)
-table(bracketed(ranks))
+unit = {
+    name: torch.nn.functional.normalize(values.mean((2, 3)), dim=1)
+    for name, values in whole.items()
+}
+table(bracketed(ranking_table(unit, novel)))
 
 # %% tags=["hide-input"]
-clear = [
-    f"{row['method']} ({kind})"
-    for _, row in ranks.iterrows()
-    for kind in ("superclasses", "word vectors")
-    if f"{kind} low" in row and row[f"{kind} low"] > 0
-]
-Markdown(
-    "A tau of zero means that looks and meaning have nothing to do with "
-    "each other. Clear of zero from above: "
-    + (", ".join(clear) or "none")
-    + ". Intervals that overlap do not part the methods."
-)
+Markdown(order_words(unit, novel, "DMF"))
 
 # %% [markdown]
 # ## Where the filter is read from (paper: Fig. 3)

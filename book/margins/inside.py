@@ -34,6 +34,7 @@ from fslib.analysis.inside import (
     embedding_panel,
     heat_panel,
     heat_words,
+    order_words,
     ranking_table,
     ranking_words,
     silhouette_table,
@@ -296,8 +297,10 @@ pooled = {
     name: normalize(values.mean((2, 3)), dim=1)
     for name, values in whole.items()
 }
-ranked = ranking_table(pooled, novel_set)
-table(bracketed(ranked))
+table(bracketed(ranking_table(pooled, novel_set)))
+
+# %% tags=["hide-input"]
+Markdown(order_words(pooled, novel_set, "ProtoNet + TRAML"))
 
 # %% [markdown]
 # And within single tasks: the wrong ways of a query, ranked by the network

@@ -42,6 +42,7 @@ from fslib.analysis.inside import (
     embedding_panel,
     heat_panel,
     heat_words,
+    order_words,
     ranking_table,
     ranking_words,
     silhouette_table,
@@ -435,11 +436,10 @@ similar = {
 }
 table(bracketed(ranking_table(similar, novel_set)))
 
+# %% tags=["hide-input"]
+Markdown(order_words(similar, novel_set, "m = -0.02"))
+
 # %% [markdown]
-# A tau of zero means that looks and meaning have nothing to do with each
-# other; one, that they order all pairs alike. Intervals that overlap do not
-# part the methods.
-#
 # ## To take away
 #
 # - Discriminability and peaks turn the paper's picture into numbers that

@@ -40,6 +40,7 @@ from fslib.analysis.inside import (
     embedding_panel,
     heat_panel,
     heat_words,
+    order_words,
     ranking_table,
     ranking_words,
     silhouette_table,
@@ -448,13 +449,13 @@ Markdown(
 # over all pairs, with a 95 % interval from resampling classes.
 
 # %%
-order = ranking_table({name: u["novel"] for name, u in unit.items()}, novel)
-table(bracketed(order))
+unit_novel = {name: u["novel"] for name, u in unit.items()}
+table(bracketed(ranking_table(unit_novel, novel)))
+
+# %% tags=["hide-input"]
+Markdown(order_words(unit_novel, novel, "CE + SC"))
 
 # %% [markdown]
-# Zero means that looks and meaning have nothing to do with each other.
-# Intervals that overlap do not part the methods.
-#
 # ## Ask a place
 #
 # SC is trained to let each place of one image find its match in another.

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -23,7 +24,7 @@ from fslib.evaluate import embed_images, interval
 from fslib.methods import Method
 from fslib.plots import scatter_embedding
 from fslib.plots.images import heatmap_overlay
-from fslib.plots.style import WIDTH
+from fslib.plots.style import WIDTH, short_name
 
 
 def class_samples(
@@ -93,7 +94,7 @@ def silhouette_table(
     Args:
         maps: Name to (kind to maps).
         samples: Kind to images.
-        draws: Of the bootstrap over classes.
+        draws: Of the bootstrap over images.
 
     Returns:
         Columns method and, for each kind, mean, low and high of the silhouette: `base`,
@@ -123,21 +124,64 @@ def ranking_table(
         Columns method and, for `superclasses` and `word vectors` where the set has them, Kendall's
         tau-b of the similarities of all class pairs with it: tau, low and high.
     """
-    references = {}
-    if images.superclass is not None:
-        references["superclasses"] = ranking.hierarchy_similarity(images.superclass)
-    if images.semantics is not None:
-        references["word vectors"] = ranking.semantic_similarity(images.semantics)
     rows = []
     for method, values in features.items():
         visual = ranking.visual_similarity(values, images.labels)
         row: dict[str, Any] = {"method": method}
-        for name, reference in references.items():
+        for name, reference in _references(images).items():
             found = ranking.rank_correlation(visual, reference, draws)
             low, high = found.tau_interval
             row |= {name: found.tau, f"{name} low": low, f"{name} high": high}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _references(images: ImageSet) -> dict[str, Tensor]:
+    """What a ranking of classes can be held against, where the set has it."""
+    references = {}
+    if images.superclass is not None:
+        references["superclasses"] = ranking.hierarchy_similarity(images.superclass)
+    if images.semantics is not None:
+        references["word vectors"] = ranking.semantic_similarity(images.semantics)
+    return references
+
+
+def order_words(
+    features: Mapping[str, Tensor], images: ImageSet, ours: str, draws: int = 200
+) -> str:
+    """What `ranking_table` says: one method against each other one, as sentences for the page.
+
+    All methods rank the same classes, so their intervals may overlap and a difference be clear
+    all the same; here the differences themselves are resampled.
+
+    Args:
+        features: Method to (N, d), a feature for every image.
+        images: Their labels, superclasses and word vectors.
+        ours: The method that is compared with all others.
+        draws: Of the bootstrap over classes.
+    """
+    visual = {m: ranking.visual_similarity(f, images.labels) for m, f in features.items()}
+    said = ["A tau of zero means that looks and meaning have nothing to do with each other."]
+    for name, reference in _references(images).items():
+        found = {m: ranking.rank_correlation(v, reference, draws) for m, v in visual.items()}
+        top = ranking.highest_tau(reference)
+        if top < 0.99:
+            said.append(
+                f"With {name}, which tie most pairs, even a perfect order reaches only {top:.2f} "
+                "(a little more or less among resampled classes)."
+            )
+        differences, apart = [], []
+        for other in (m for m in found if m != ours):
+            gap = found[ours].tau - found[other].tau
+            drawn = found[ours].tau_draws - found[other].tau_draws
+            low, high = np.nanpercentile(drawn, [2.5, 97.5])
+            differences.append(f"{gap:+.3f} [{low:+.3f}, {high:+.3f}] ({other})")
+            apart += [other] if low > 0 or high < 0 else []
+        said.append(
+            f"With {name}, {ours} less each of the others is {', '.join(differences)}: it is told "
+            f"apart from {' and '.join(apart) or 'none of them'}."
+        )
+    return " ".join(said)
 
 
 def bracketed(rows: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
@@ -210,12 +254,15 @@ def heat_words(maps: Mapping[str, Tensor], images: ImageSet) -> str:
     """What `heat_panel` shows of four queries, said of many: a sentence for the page."""
     won = places_won(maps, images)
     best = max(won, key=lambda name: won[name][0])
+    floor = won[best][0] - won[best][1]
+    rivals = [name for name, (mean, ci95) in won.items() if name != best and mean + ci95 >= floor]
     shares = ", ".join(f"{mean:.1f} ± {ci95:.1f} % ({name})" for name, (mean, ci95) in won.items())
     return (
         "Each picture is stretched to its own range, so it shows where the likeness lies and not "
         "how much there is. Over 100 other episodes of five ways, one shot, the share of a "
         f"query's places that are more like its own class than like any other is {shares}; chance "
-        f"is {100 / min(5, images.classes):.0f} %. The highest is that of {best}."
+        f"is {100 / min(5, images.classes):.0f} %. The highest is that of {best}"
+        + (f", not told apart by these intervals from {' and '.join(rivals)}." if rivals else ".")
     )
 
 
@@ -227,6 +274,7 @@ def ranking_words(logits: Tensor, names: Sequence[str], target: Sequence[int]) -
         names: Of the ways.
         target: The right way of each query.
     """
+    names = [short_name(name, 40) for name in names]
     places = logits.argsort(dim=-1, descending=True).tolist()
     right = sum(order[0] == way for order, way in zip(places, target, strict=True))
     said = [

@@ -4,7 +4,7 @@ BML's last section looks at a ranking of classes by eye. Here it becomes a numbe
 correlation of visual similarity with a class hierarchy or with word vectors.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ class RankCorrelation:
         rho: Spearman's rank correlation.
         rho_interval: Lower and upper end.
         pairs: Number of class pairs.
+        tau_draws: Tau of every bootstrap sample, (draws,); NaN where a sample ranks nothing. Two
+            results over the same classes with the same seed were resampled alike, so their
+            differences are paired.
     """
 
     tau: float
@@ -30,6 +33,7 @@ class RankCorrelation:
     rho: float
     rho_interval: tuple[float, float]
     pairs: int
+    tau_draws: np.ndarray = field(repr=False, compare=False)
 
 
 def rank_classes(logits: Tensor) -> Tensor:
@@ -117,7 +121,26 @@ def rank_correlation(
     drawn = generator.integers(classes, size=(draws, classes))
     spread = np.array([both(chosen) for chosen in drawn])
     low, high = np.nanpercentile(spread, [2.5, 97.5], axis=0).tolist()
-    return RankCorrelation(float(tau), (low[0], high[0]), float(rho), (low[1], high[1]), len(first))
+    return RankCorrelation(
+        float(tau), (low[0], high[0]), float(rho), (low[1], high[1]), len(first), spread[:, 0]
+    )
+
+
+def highest_tau(reference: Tensor) -> float:
+    """The largest tau-b that an order without ties can reach with a reference that has some.
+
+    A hierarchy says of two classes only whether they belong together, so most pairs of pairs are
+    tied in it. Tau-b divides by the geometric mean of the untied ones in both orders, which
+    leaves the root of the share that the reference does not tie.
+
+    Args:
+        reference: Symmetric similarities (C, C); the diagonal is ignored.
+    """
+    first, second = np.triu_indices(len(reference), 1)
+    _, counts = np.unique(reference.numpy()[first, second], return_counts=True)
+    total = len(first) * (len(first) - 1) / 2
+    tied = (counts * (counts - 1) / 2).sum()
+    return float(np.sqrt((total - tied) / total))
 
 
 def query_rank_correlation(logits: Tensor, labels: Tensor, reference: Tensor) -> Tensor:

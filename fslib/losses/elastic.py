@@ -34,7 +34,7 @@ def elastic_constraint(
         distances: (..., way) squared distances to the prototypes.
         target: int64 (...), the true way.
         progress: Share of training done, 0 to 1.
-        alpha1: Longest push, reached for the hardest queries at the end; 0 switches it off.
+        alpha1: Longest push, approached by the hardest queries at the end; 0 switches it off.
         alpha2: How much harder queries are pushed farther.
         gate: Push only where the gate is open.
 

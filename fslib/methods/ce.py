@@ -23,7 +23,7 @@ class CrossEntropy(Method):
         backbone: Images to maps.
         classes: Number of base classes.
         batch: Images of a batch.
-        point_wise: Classify every position of the map by itself (BML section 3.1, DMF Eq. 11)
+        point_wise: Classify every position of the map by itself (BML section 3.2.1, DMF Eq. 11)
             rather than its mean.
         label_smoothing: Share of the target spread over all classes.
     """

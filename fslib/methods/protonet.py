@@ -1,7 +1,8 @@
 """Prototypical networks (Snell, Swersky & Zemel, NeurIPS 2017), the second yardstick.
 
 Training repeats the test: in every episode a class is the mean of its support features, and a
-query belongs to the class whose mean is nearest. BML's "baseline-local" is this method.
+query belongs to the class whose mean is nearest. BML's "baseline-local" is this method with
+episodes of 15 ways, 5 shots and 7 queries.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class ProtoNet(Method):
         count: Episodes of a batch.
         pool: `mean` or `flatten` the map; the backbone's usual way where None.
         point_wise: Match every position of the query map with the class mean by itself (BML
-            section 3.2) rather than one feature an image.
+            section 3.2.2) rather than one feature an image.
         alpha1: Longest push of BML's elastic constraint (5.5 there); 0 leaves it out.
         alpha2: How the push grows with the difficulty of a query.
         elastic_gate: Push only queries that no way holds with a probability above one half.
