@@ -116,7 +116,7 @@ def test_a_method_is_told_apart_from_another_order_and_not_from_its_own():
     own = words[images.labels]
     other = torch.randn(own.shape, generator=draw)
     said = inside.order_words({"ours": own, "twin": 3 * own, "noise": other}, images, "ours")
-    _, told, _ = said.partition("With word vectors, ours less each of the others is ")
+    told = said.partition("With word vectors, ours less each of the others is ")[2]
     assert told.startswith("+0.000 [+0.000, +0.000] (twin), ")
     assert told.endswith("apart from noise.")
     # 7 of 91 pairs share a superclass: the root of 2 x 7 x 84 / (91 x 90).
