@@ -239,18 +239,21 @@ figure = interval_plot(
 # %% tags=["hide-input"]
 Markdown(
     "Both maps are joined first in every row; only what is made of them "
-    "differs. "
-    + "; ".join(
-        f"At {shot} shot "
-        + in_words(
-            f"BML with features {name}",
-            "BML's own choice",
-            compare(made, whole, shot),
+    "differs. At one and at five shots:\n\n"
+    + "\n".join(
+        "- "
+        + "; ".join(
+            in_words(
+                f"BML with features {name}",
+                "BML's own choice",
+                compare(made, whole, shot),
+            )
+            for shot in (1, 5)
         )
-        for shot in (1, 5)
+        + "."
         for name, made in others.items()
     )
-    + ". Conv-4 has rectified its maps already, so there *flat* differs by "
+    + "\n\nConv-4 has rectified its maps already, so there *flat* differs by "
     "the square root alone."
 )
 
