@@ -165,16 +165,21 @@ def finished(root: Path, name: str, settings: dict[str, Any], force: bool) -> bo
 
     Raises:
         ScriptError: It is there, made with other options.
+        FileExistsError: Something that is no pack lies in its place, whatever `force` says.
     """
     # Imported here as everywhere in these scripts: torch takes seconds, `--help` should not.
-    from fslib.packs import DataCorrupt, check_pack
+    from fslib.packs import DataCorrupt, check_pack, refuse_foreign
 
     folder = root / name
-    if force or not folder.exists():
+    if not folder.exists():
+        return False
+    if force:
+        refuse_foreign(folder)  # before the work, not only when the pack is written
         return False
     try:
         content = check_pack(folder)
     except DataCorrupt as error:
+        refuse_foreign(folder)
         say(f"building it again: {error}")
         return False
     made_with = content["notes"].get("settings", {})

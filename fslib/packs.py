@@ -43,6 +43,24 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def refuse_foreign(folder: str | os.PathLike[str]) -> None:
+    """Refuse to replace a folder that holds anything but the files of a pack.
+
+    Args:
+        folder: Where a pack is to be written; it need not be there.
+
+    Raises:
+        FileExistsError: It holds something else, such as the photos that are to be packed.
+    """
+    folder = Path(folder)
+    for path in sorted(folder.iterdir()) if folder.exists() else []:
+        array = path.suffix == ".npy" and path.name.startswith(tuple(f"{s}_" for s in SPLITS))
+        if not (array or path.name == "pack.json"):
+            raise FileExistsError(
+                f"{folder} holds {path.name}, so it is no pack: choose another --name or --root"
+            )
+
+
 def write_pack(
     root: str | os.PathLike[str],
     name: str,
@@ -66,11 +84,13 @@ def write_pack(
         The folder.
 
     Raises:
+        FileExistsError: The folder is there and no pack; it is left as it is.
         OSError: The disk is full; says how many MB were needed. Nothing is left behind.
     """
     if unknown := set(splits) - set(SPLITS):
         raise ValueError(f"splits are {', '.join(SPLITS)}, not {', '.join(sorted(unknown))}")
     folder = Path(root) / name
+    refuse_foreign(folder)
     partial = folder.with_name(f".{name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     content: dict[str, Any] = {"format": FORMAT, "name": name, "licence": licence}
@@ -132,12 +152,13 @@ def check_pack(folder: str | os.PathLike[str], thorough: bool = False) -> dict[s
         DataCorrupt: A file is missing, cut off or changed; the message says how to mend it.
     """
     folder = Path(folder)
-    mend = f"delete {folder} and pack the data set again"
+    # Not "delete it": a folder without pack.json may be somebody's photos.
+    mend = "pack the data set again"
     try:
         content = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
         entries = [e for s in content["splits"].values() for e in s["files"].values()]
     except FileNotFoundError:
-        raise DataCorrupt(f"{folder} is half-written (no pack.json): {mend}") from None
+        raise DataCorrupt(f"{folder} is half-written or no pack (no pack.json): {mend}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataCorrupt(f"{folder / 'pack.json'} cannot be read ({error}): {mend}") from None
     if content.get("format") != FORMAT:

@@ -151,7 +151,7 @@ def pack_json(text):
         (cut, r"train_images\.npy has 1563 of 1568 bytes"),
         (lambda folder: (folder / "train_labels.npy").unlink(), r"has 0 of \d+ bytes"),
         (flip, r"train_images\.npy cannot be read"),
-        (lambda folder: (folder / "pack.json").unlink(), r"half-written \(no pack\.json\)"),
+        (lambda folder: (folder / "pack.json").unlink(), r"or no pack \(no pack\.json\)"),
         (pack_json('{"format": 1, "spl'), r"pack\.json cannot be read"),
         (pack_json("[]"), r"pack\.json cannot be read"),
         (pack_json('{"format": 1, "splits": {"train": {}}}'), r"pack\.json cannot be read"),
@@ -205,6 +205,19 @@ def test_a_pack_left_half_written_by_a_kill_is_no_pack(pack):
     with pytest.raises(DataMissing):
         open_dataset("toy", folder.parent)
     write_pack(folder.parent, "toy", splits, licence="", source="")
+    assert [p.name for p in folder.parent.iterdir()] == ["toy"]
+
+
+@pytest.mark.parametrize("name", ["oak", "holiday.npy", "IMG_1.jpg"])
+def test_a_folder_of_something_else_is_never_replaced(pack, name):
+    folder, splits = pack
+    (folder / "pack.json").unlink()
+    (folder / name).mkdir()
+    before = sorted(p.name for p in folder.iterdir())
+    message = f"holds {name}, so it is no pack: choose another --name or --root"
+    with pytest.raises(FileExistsError, match=message):
+        write_pack(folder.parent, "toy", splits, licence="", source="")
+    assert sorted(p.name for p in folder.iterdir()) == before
     assert [p.name for p in folder.parent.iterdir()] == ["toy"]
 
 

@@ -110,6 +110,14 @@ class TestOwnImages:
         message = fails(own_images.main, folder, "--name", "../x", capsys=capsys)
         assert "cannot be used" in message
 
+    @pytest.mark.parametrize("more", [[], ["--force"]])
+    def test_the_photos_survive_a_pack_of_their_name(self, tmp_path, folder, more, capsys):
+        before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        line = [folder, "--name", folder.name, "--root", tmp_path, *more]
+        message = fails(own_images.main, *line, capsys=capsys)
+        assert "photos holds .cache, so it is no pack: choose another --name" in message
+        assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
     def test_broken_images_are_named_or_skipped(self, tmp_path, folder, capsys):
         noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         path = folder / "birch" / "cut.jpg"
