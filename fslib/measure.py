@@ -26,13 +26,14 @@ from fslib.evaluate import embed_recent, evaluate
 from fslib.generalised.measure import measure_generalised
 from fslib.heads.registry import ALL_HEADS
 from fslib.methods import METHODS
-from fslib.paths import networks_root, results_root, runs_root
+from fslib.paths import networks_root, results_root
 from fslib.results import (
     Record,
     code_version,
     command_of,
     load_records,
     save_record,
+    scratch_root,
     summary,
 )
 from fslib.runs import Config, Run, config_of, publish_run
@@ -191,7 +192,7 @@ def measured(
     images = data["test"] if images is None else images
     images = images.resized(data["train"].size[0])
     wanted = config.identity(data["train"].digest)
-    scratch = runs_root() / "records" / wanted
+    scratch = scratch_root(wanted, images.digest, sorted(shots), episodes)
     for root in (results_root(), scratch):
         record = find_record(root, config, wanted, images, head, corruption, shots, episodes)
         if record is not None:

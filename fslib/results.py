@@ -23,7 +23,7 @@ import pandas as pd
 
 import fslib
 from fslib.evaluate import Scores, interval
-from fslib.paths import ROOT, results_root
+from fslib.paths import ROOT, results_root, runs_root
 from fslib.runs import Config, config_of, write_atomically, write_json
 
 
@@ -126,8 +126,30 @@ def summary(scores: dict[int, Scores]) -> dict[str, dict[str, float]]:
     }
 
 
+def scratch_root(run: str, *question: Any) -> Path:
+    """Folder of results, beside the runs, for the records that answer one question.
+
+    The name of a record says neither shots nor images: in one folder for all questions, two pages
+    that run side by side would write over each other's.
+
+    Args:
+        run: Name of the run, `Config.identity`.
+        *question: What decides the scores beside it, as JSON.
+    """
+    key = hashlib.sha256(json.dumps(question).encode()).hexdigest()[:10]
+    return runs_root() / "records" / f"{run}-{key}"
+
+
+def _question(content: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a record measured, apart from the shots."""
+    run = config_of(content["config"]).identity(content["facts"].get("data_digest", ""))
+    return run, content["evaluated_digest"], content["episodes"]
+
+
 def save_record(record: Record, scores: dict[int, Scores], root: Path | None = None) -> Record:
     """Write a record and its episodes.
+
+    A record of the same question is replaced by one that has all of its shots.
 
     Args:
         record: What was measured.
@@ -138,17 +160,21 @@ def save_record(record: Record, scores: dict[int, Scores], root: Path | None = N
         The record, which now knows where it lies.
 
     Raises:
-        ValueError: Another configuration already has this name.
+        ValueError: The record of this name is of another configuration, other data or episodes,
+            or it has shots that this one lacks.
     """
     root = results_root() if root is None else root
     there = root / "runs" / f"{record.id}.json"
     if there.exists():
-        other = json.loads(there.read_text(encoding="utf-8"))["config"]
-        if config_of(other).identity("") != config_of(record.config).identity(""):
+        other = json.loads(there.read_text(encoding="utf-8"))
+        if _question(other) != _question(dataclasses.asdict(record)):
             raise ValueError(
-                f"{there} is the record of another configuration: "
+                f"{there} is the record of another configuration, other data or other episodes: "
                 "give this one a variant of its own"
             )
+        if lacking := sorted(set(map(int, other["accuracy"])) - set(map(int, record.accuracy))):
+            words = " ".join(map(str, lacking))
+            raise ValueError(f"{there} also has other shots: add {words} to --shots")
     correct = np.stack([scores[shot].correct for shot in sorted(scores)])
     kind = np.uint8 if correct.max(initial=0) < 256 else np.uint16
     if correct.max(initial=0) > np.iinfo(kind).max:
@@ -206,13 +232,18 @@ def load_scores(record: Record, shot: int) -> Scores:
     Raises:
         RecordMissing: The record was not scored at this shot, or its episodes are not there.
     """
-    path = (record.root or results_root()) / "episodes" / f"{record.id}.npy"
-    if not path.exists():
+    root = record.root or results_root()
+    path, written = root / "episodes" / f"{record.id}.npy", root / "runs" / f"{record.id}.json"
+    if not (path.exists() and written.exists()):
         raise RecordMissing(f"no episodes beside {record.id}: run `{record.command}`")
-    shots = sorted(map(int, record.accuracy))
+    # Asked of the file: since this record was read, one with more shots may have replaced it.
+    shots = sorted(map(int, json.loads(written.read_text(encoding="utf-8"))["accuracy"]))
     if shot not in shots:
         raise RecordMissing(f"{record.id} was scored at {shots} shots, not at {shot}")
-    correct = np.load(path, allow_pickle=False)[shots.index(shot)].astype(np.int64)
+    rows = np.load(path, allow_pickle=False)
+    if len(rows) != len(shots):  # stopped between the two files
+        raise RecordMissing(f"the episodes of {record.id} are of other shots: delete {written}")
+    correct = rows[shots.index(shot)].astype(np.int64)
     e = record.episodes
     return Scores(correct, e["way"] * e["query"], e["way"], shot, e["seed"])
 

@@ -15,7 +15,7 @@ from fslib.heads import HEADS
 from fslib.heads.finetune import FINE_TUNED
 from fslib.measure import join, main, measured, part_of
 from fslib.results import command_of, load_records, load_scores
-from fslib.runs import Config, open_run, publish_run
+from fslib.runs import Config, config_of, open_run, publish_run
 
 CONFIGS = [
     Config("ce"),
@@ -152,8 +152,23 @@ def test_a_committed_record_is_taken_where_it_answers_the_question(places, tmp_p
     assert made.root.parent == tmp_path / "runs" / "records" and not (tmp_path / "results").exists()
     monkeypatch.setattr(measure, "fit", lambda *_: pytest.fail("trained again"))
     assert measured(config, data, episodes=30) == made
-    with pytest.raises(pytest.fail.Exception):
-        measured(config, data, episodes=31)
+    for other in ({"episodes": 31}, {"episodes": 30, "shots": (1, 2)}):
+        with pytest.raises(pytest.fail.Exception):
+            measured(config, data, **other)
+
+
+def test_pages_that_ask_for_other_shots_do_not_share_a_record(places):
+    main([*WORDS[: WORDS.index("--heads")], "--on", "coloured"])
+    (committed,) = load_records()
+    config, data = config_of(committed.config), places["coloured"]
+    # What has more shots answers a question for fewer.
+    assert measured(config, data, shots=(1,), episodes=30) == committed
+    first = measured(config, data, shots=(1, 5), episodes=30)
+    second = measured(config, data, shots=(5,), episodes=30)
+    assert first.id == second.id == committed.id and first.root != second.root
+    for record in (first, second):
+        assert load_scores(record, 5).mean == pytest.approx(record.accuracy["5"]["mean"], abs=1e-3)
+    assert list(load_records()) == [committed]
 
 
 def test_a_published_network_is_opened_instead_of_trained(places, tmp_path, monkeypatch):

@@ -45,6 +45,8 @@ def measured(root, seed=0, shift=0, episodes=EPISODES, shots=(1, 5), **fields):
             "backbone": "conv4",
             "profile": "cpu",
             "evaluated_digest": "abc",
+            "config": {"method": "ce"},
+            "facts": {"data_digest": "d"},
             **fields,
         },
         seed=seed,
@@ -140,6 +142,44 @@ def test_what_is_not_there_names_the_command_that_makes_it(tmp_path):
         compare([record], [], 1)
     (tmp_path / "episodes" / f"{record.id}.npy").unlink()
     with pytest.raises(RecordMissing, match=r"no episodes beside .*: run `python -m fslib.measure"):
+        load_scores(record, 1)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"config": {"method": "ce", "epochs": 9}},
+        {"facts": {"data_digest": "other"}},
+        {"evaluated_digest": "xyz"},
+        {"episodes": {**EPISODES, "seed": 1}},
+        {"episodes": {**EPISODES, "lessons": 9}},
+    ],
+)
+def test_the_record_of_another_question_is_never_replaced(tmp_path, other):
+    record, scores = measured(tmp_path)
+    with pytest.raises(ValueError, match=r"another configuration, other data or other episodes"):
+        measured(tmp_path, shift=1, **other)
+    assert load_records(tmp_path) == [record]
+    assert np.array_equal(load_scores(record, 5).correct, scores[5].correct)
+
+
+def test_shots_are_added_to_a_record_and_never_taken_away(tmp_path):
+    old, scores = measured(tmp_path, shots=(2, 5))
+    with pytest.raises(ValueError, match=r"also has other shots: add 2 to --shots"):
+        measured(tmp_path, shots=(1, 5))
+    assert load_records(tmp_path) == [old]
+    new, more = measured(tmp_path, shots=(1, 2, 5), shift=1)
+    assert load_records(tmp_path) == [new]
+    # The record that was read before still finds its rows, of which there are now others.
+    for shot in (1, 2, 5):
+        assert np.array_equal(load_scores(old, shot).correct, more[shot].correct)
+    assert not np.array_equal(scores[2].correct, more[2].correct)
+
+
+def test_episodes_of_other_shots_than_the_record_says_are_not_read(tmp_path):
+    record, _ = measured(tmp_path)
+    np.save(tmp_path / "episodes" / f"{record.id}.npy", np.zeros((3, 40), np.uint8))
+    with pytest.raises(RecordMissing, match=r"are of other shots: delete .*\.json"):
         load_scores(record, 1)
 
 

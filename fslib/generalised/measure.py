@@ -20,13 +20,14 @@ from fslib.data import ImageSet
 from fslib.evaluate import Scores, embed_images
 from fslib.generalised import evaluate_generalised, hold_out, train_stage_two
 from fslib.methods.dynamic_fsl import DynamicFSL
-from fslib.paths import results_root, runs_root
+from fslib.paths import results_root
 from fslib.results import (
     Record,
     code_version,
     command_of,
     load_records,
     save_record,
+    scratch_root,
     summary,
 )
 from fslib.runs import Config, config_of
@@ -134,7 +135,8 @@ def measured_generalised(
         ValueError: The method has no second stage.
     """
     parts = parts_of(data)
-    scratch = runs_root() / "records" / config.identity(parts["train"].digest)
+    wanted = config.identity(parts["train"].digest)
+    scratch = scratch_root(wanted, _digest(parts), sorted(shots), lessons, draws)
     for place in (results_root(), scratch) if root is None else (root,):
         if found := find_generalised(place, config, parts, shots, lessons, draws):
             return found
