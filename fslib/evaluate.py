@@ -163,9 +163,19 @@ def embed_recent(weights: Hashable, method: Method, images: ImageSet, note: str 
     return _RECENT[key]
 
 
+def _own_features(method: Method, maps: Tensor) -> Tensor:
+    """`method.test_features(maps)` on the method's device, where its `score` needs them."""
+    device = method.mean.device
+    if maps.device == device:
+        return method.test_features(maps)
+    # A batch at a time: all maps never lie on the device beside their features.
+    return torch.cat([method.test_features(part.to(device)) for part in maps.split(512)])
+
+
 def _gather(features: Tensor, rows: Tensor) -> Tensor:
     """`features[rows]`, copied row by row: twice as fast as general indexing."""
-    return features.index_select(0, rows.flatten()).view(*rows.shape, *features.shape[1:])
+    flat = rows.flatten().to(features.device)
+    return features.index_select(0, flat).view(*rows.shape, *features.shape[1:])
 
 
 def _chunks(episodes: Episodes, width: int) -> Iterator[Episodes]:
@@ -185,14 +195,14 @@ def score_episodes(
 
     Args:
         method: Gives `score`, unless `head` does.
-        features: (N, d), one row an image.
+        features: (N, d), one row an image; for the method's own `score` on the method's device.
         episodes: Index tables.
         head: A classifier in place of the method's own.
         branch: One of `method.branches()` in place of the whole.
         semantics: (C, w) word vectors of the classes, for a method that uses them.
 
     Yields:
-        (e, way x query, way) logits; queries run class by class.
+        (e, way x query, way) logits on the device of the features; queries run class by class.
 
     Raises:
         ValueError: The method needs word vectors and there are none.
@@ -210,7 +220,7 @@ def score_episodes(
         if head is not None:
             yield head.score(support, query)
         elif words:
-            yield score(support, query, semantics[part.classes])
+            yield score(support, query, semantics[part.classes].to(features.device))
         else:
             yield score(support, query)
 
@@ -255,10 +265,11 @@ def evaluate(
     if maps is None:
         maps = embed_images(method, images, progress=progress)
     with torch.inference_mode():
-        features = method.test_features(maps) if head is None else head.features(maps, base_mean)
-        target = torch.arange(way).repeat_interleave(query)
+        # A head has no weights, so it works where the maps lie.
+        features = _own_features(method, maps) if head is None else head.features(maps, base_mean)
+        target = torch.arange(way, device=features.device).repeat_interleave(query)
         correct = [
             (logits.argmax(-1) == target).sum(1)
             for logits in score_episodes(method, features, table, head, branch, images.semantics)
         ]
-    return Scores(torch.cat(correct).numpy(), way * query, way, shot, seed)
+    return Scores(torch.cat(correct).cpu().numpy(), way * query, way, shot, seed)

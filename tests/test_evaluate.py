@@ -1,5 +1,7 @@
 """Scoring: the fast path against one forward pass an episode, and the statistics behind ±."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,23 @@ def test_embedding_once_equals_a_forward_pass_an_episode(method, coloured_sets):
     assert scores.correct.tolist() == correct
     assert (scores.queries, scores.way, scores.shot, scores.seed) == (20, 4, 3, 1)
     assert np.array_equal(scores.accuracy, np.array(correct) * 5.0)
+
+
+@pytest.mark.parametrize("name", ["ce", "dmf", "am3", "dynamic_fsl"])
+def test_a_method_on_another_device_is_given_all_it_scores_there(name, coloured_sets, monkeypatch):
+    """The device `meta` holds no numbers, but like a GPU it refuses tensors of the CPU."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # not there
+    images = coloured_sets["test"]
+    options = {"am3": {"words": 7}, "dmf": {"groups": 4}}.get(name, {})
+    away = build_method(name, backbone_options={"width": 8}, classes=5, **options).eval()
+    maps = embed_images(away, images.resized(64), precision="32-true")
+    away = away.to("meta")
+    if name == "dynamic_fsl":
+        away.stage = torch.tensor(2)  # it is asked for its value
+    table = draw_episodes(images.labels, 20, way=4, shot=3, query=5, seed=1)
+    features = evaluation._own_features(away, maps)
+    logits = score_episodes(away, features, table, semantics=torch.rand(5, 7))
+    assert [(part.device.type, part.shape[1:]) for part in logits] == [("meta", (20, 4))]
 
 
 def test_stretches_of_any_length_give_the_same_scores(method, coloured_sets, monkeypatch):
