@@ -109,7 +109,10 @@ def crew(jobs: int | None, pages: int) -> tuple[int, int]:
 def execute(source: Path, output: Path, parameters: dict[str, Any], note: dict[str, Any]) -> float:
     """Run one page and give its seconds; a worker process calls this."""
     started = time.monotonic()
-    notebooks.run(source, output, parameters, cwd=ROOT, metadata=note)
+    try:
+        notebooks.run(source, output, parameters, cwd=ROOT, metadata=note)
+    except KeyboardInterrupt:
+        os._exit(130)  # a worker that lived on would begin the next page in its queue
     return time.monotonic() - started
 
 
@@ -171,14 +174,19 @@ def main(arguments: list[str] | None = None) -> int:
                 _, _, source, output, values, note, page = row
                 note = {**note, "key": key_of(page, values, fslib, data)}
                 tasks[pool.submit(execute, source, output, values, note)] = source
-            for task in concurrent.futures.as_completed(tasks):
-                done += 1
-                name = tasks[task].relative_to(given.book).with_suffix("").as_posix()
-                try:
-                    print(f"[{done:2}/{len(plan)}] {name:40} {task.result():7.1f} s", flush=True)
-                except Exception as error:
-                    failures.append(str(error))
-                    print(f"[{done:2}/{len(plan)}] {name:40}  FAILED", flush=True)
+            try:
+                for task in concurrent.futures.as_completed(tasks):
+                    done += 1
+                    name = tasks[task].relative_to(given.book).with_suffix("").as_posix()
+                    try:
+                        seconds = task.result()
+                        print(f"[{done:2}/{len(plan)}] {name:40} {seconds:7.1f} s", flush=True)
+                    except Exception as error:
+                        failures.append(str(error))
+                        print(f"[{done:2}/{len(plan)}] {name:40}  FAILED", flush=True)
+            except KeyboardInterrupt:  # else the pool would begin all that still waits
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     for failure in failures:
         print(f"\nFailed: {failure}", file=sys.stderr)
     return 1 if failures else 0

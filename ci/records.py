@@ -59,15 +59,22 @@ def main(arguments: list[str] | None = None) -> int:
         jobs = {
             pool.submit(make, line, log): (line, log) for line, log in zip(lines, logs, strict=True)
         }
-        for done, job in enumerate(concurrent.futures.as_completed(jobs), 1):
-            status, seconds = job.result()
-            line, log = jobs[job]
-            failed += status != 0
-            said = f"{seconds / 60:6.1f} min" if status == 0 else f"FAILED, see {log}"
-            print(f"[{done:2}/{len(lines)}] {said}  {line}", flush=True)
+        try:
+            for done, job in enumerate(concurrent.futures.as_completed(jobs), 1):
+                status, seconds = job.result()
+                line, log = jobs[job]
+                failed += status != 0
+                said = f"{seconds / 60:6.1f} min" if status == 0 else f"FAILED, see {log}"
+                print(f"[{done:2}/{len(lines)}] {said}  {line}", flush=True)
+        except KeyboardInterrupt:  # else the pool would begin all that still waits
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     print("all records are in results/runs" if not failed else f"{failed} commands failed")
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("Stopped; records that had finished are kept, and the next call goes on.")
