@@ -199,7 +199,7 @@ def _train(config: Config, data: Mapping[str, ImageSet], folder: Path, progress:
     method = config.build(images.classes).to(memory_format=torch.channels_last)
     method.prepare(images)
     if method.teacher:
-        method.learn_from(open_run(folder_of(method.teacher, runs_root())).method)
+        method.learn_from(open_run(folder_of(method.teacher, folder.parent)).method)
     steps = len(images) // (method.batches.images * fabric.world_size)
     if steps < 1:
         raise ValueError(

@@ -261,6 +261,17 @@ def test_a_student_learns_from_a_finished_run(teacher, coloured_sets):
     torch.testing.assert_close(again.embed(images), student.method.embed(images))
 
 
+def test_a_teacher_lies_beside_its_student(home, coloured_sets, tmp_path):
+    where = {"runs": tmp_path / "elsewhere", "progress": False}
+    settings = {"batch": 20, "width": 4, "gc": 0.25}
+    taught = fit(config("scl", **settings), coloured_sets, **where)
+    assert not (runs_root() / taught.folder.name).exists()
+    student = fit(
+        config("scl_distilled", teacher=taught.folder.name, batch=20), coloured_sets, **where
+    )
+    assert student.folder.parent == taught.folder.parent == tmp_path / "elsewhere"
+
+
 def test_the_parts_of_distillation(teacher, coloured_sets):
     options = {"teacher": str(teacher.folder), "local": 0.5, "kd": 2.0, "ce": 0.1}
     student = prepared(config("scl_distilled", **options).build(5), coloured_sets["train"])
