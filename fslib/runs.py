@@ -7,6 +7,7 @@ and history in one file, replaced in one step), and at the end `weights.safetens
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -320,7 +321,8 @@ def first_process_trains(folder: Path) -> bool:
     """
     leader = folder / LEADER
     while not (folder / "run.json").exists():
-        if leader.exists() and json.loads(leader.read_text()) == this_job():
-            return True
+        with contextlib.suppress(FileNotFoundError):  # the other job may end at any moment
+            if json.loads(leader.read_text()) == this_job():
+                return True
         time.sleep(0.05)
     return False
