@@ -168,6 +168,8 @@ class Run:
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a file beside `path`, then put it in place in one step.
 
+    Whatever stops it, nothing but a kill leaves the half-written file behind.
+
     Raises:
         OSError: The disk is full; the message says so and the old file is untouched.
     """
@@ -178,7 +180,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
+    except BaseException as error:  # Ctrl-C too
         partial.unlink(missing_ok=True)
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
         if full:

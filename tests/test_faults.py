@@ -206,6 +206,17 @@ def test_a_full_disk_never_replaces_a_json_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, UnicodeError])
+def test_no_failure_leaves_a_partial_file(tmp_path, error):
+    def write(partial: Path) -> None:
+        partial.write_text("half")
+        raise error
+
+    with pytest.raises(error):
+        runs.write_atomically(tmp_path / "a.json", write)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     return fit(TINY, sets(), runs=tmp_path_factory.mktemp("runs"), progress=False)
