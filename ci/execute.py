@@ -3,8 +3,9 @@
     python ci/execute.py --profile quick --output build/book
     python ci/execute.py --only start/task -p episodes=500
 
-A page runs again when its code, anything in fslib, its parameters or a data set's pack changed (for
-a page that reads the committed records: those too). An executed copy notes what it was made from.
+A page runs again when its code, anything in fslib, its parameters, a data set's pack, the committed
+records of its data set or the published numbers changed. An executed copy notes what it was made
+from; one that notes something else is run again, but stays as good to render and check as it was.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ import nbformat
 import yaml
 
 from fslib import notebooks
+from fslib.paths import data_root, results_root
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = ROOT / "ci" / "profiles"
 MEMORY_A_PAGE = 2.5e9  # bytes: torch, a data set and one training run
-READS_RECORDS = "load_records"
 # Large buffers kept instead of given back to the system at each step: up to a quarter faster.
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
@@ -74,15 +75,17 @@ def pages(book: Path, only: list[str]) -> list[Path]:
 
 def data_digest() -> str:
     """Give a hash of the data sets at hand, by their packs' own tables of contents."""
-    return notebooks.tree_digest(os.environ.get("FSLIB_DATA", ROOT / "data"), "pack.json")
+    return notebooks.tree_digest(data_root(), "pack.json")
 
 
 def key_of(page: Any, parameters: dict[str, Any], fslib: str, data: str) -> str:
     """Give a hash of everything that an executed copy depends on."""
     parts = [notebooks.code_digest(page), sorted(parameters.items()), fslib, data]
-    if READS_RECORDS in json.dumps(notebooks.code_of(page)):
-        records = os.environ.get("FSLIB_RESULTS", ROOT / "results")
-        parts.append(notebooks.tree_digest(records, "runs/*.json"))
+    # Where `fslib.pages.published` reads them, whatever folder the records are in.
+    parts.append(notebooks.tree_digest(ROOT / "results", "published.csv"))
+    if "dataset" in parameters:
+        own = f"{parameters['dataset']}--*.json"
+        parts.append(notebooks.tree_digest(results_root() / "runs", own))
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
 
 
@@ -142,17 +145,18 @@ def main(arguments: list[str] | None = None) -> int:
         values = {k: v for k, v in {**profile, **extra}.items() if k in known}
         output = (given.output / source.relative_to(given.book)).with_suffix(".ipynb")
         before = noted(output)
-        if before.get("key") == key_of(page, values, fslib, data) and not given.force:
+        key = key_of(page, values, fslib, data)
+        if before.get("key") == key and not given.force:
             unchanged += 1
             continue
         note = {
             "profile": given.profile,
             "fslib": fslib[:16],
             "source": notebooks.code_digest(page),
+            "key": key,
         }
-        late = READS_RECORDS in json.dumps(notebooks.code_of(page))
-        plan.append((late, -before.get("seconds", 0), source, output, values, note, page))
-    plan.sort(key=lambda row: row[:3])
+        plan.append((-before.get("seconds", 0), source, output, values, note))
+    plan.sort(key=lambda row: row[:2])  # the longest first
     jobs, threads = crew(given.jobs, len(plan))
     print(
         f"profile {given.profile}: pages to run: {len(plan)}, unchanged: {unchanged}"
@@ -165,28 +169,20 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else a warning from every kernel
 
     failures, done = [], 0
-    # Pages that read the committed records go last: another page may be writing one.
-    for stage in (False, True):
-        rows = [row for row in plan if row[0] is stage]
-        with concurrent.futures.ProcessPoolExecutor(jobs) as pool:
-            tasks = {}
-            for row in rows:
-                _, _, source, output, values, note, page = row
-                note = {**note, "key": key_of(page, values, fslib, data)}
-                tasks[pool.submit(execute, source, output, values, note)] = source
-            try:
-                for task in concurrent.futures.as_completed(tasks):
-                    done += 1
-                    name = tasks[task].relative_to(given.book).with_suffix("").as_posix()
-                    try:
-                        seconds = task.result()
-                        print(f"[{done:2}/{len(plan)}] {name:40} {seconds:7.1f} s", flush=True)
-                    except Exception as error:
-                        failures.append(str(error))
-                        print(f"[{done:2}/{len(plan)}] {name:40}  FAILED", flush=True)
-            except KeyboardInterrupt:  # else the pool would begin all that still waits
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+    with concurrent.futures.ProcessPoolExecutor(jobs) as pool:
+        tasks = {pool.submit(execute, *row[1:]): row[1] for row in plan}
+        try:
+            for task in concurrent.futures.as_completed(tasks):
+                done += 1
+                name = tasks[task].relative_to(given.book).with_suffix("").as_posix()
+                try:
+                    print(f"[{done:2}/{len(plan)}] {name:40} {task.result():7.1f} s", flush=True)
+                except Exception as error:
+                    failures.append(str(error))
+                    print(f"[{done:2}/{len(plan)}] {name:40}  FAILED", flush=True)
+        except KeyboardInterrupt:  # else the pool would begin all that still waits
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     for failure in failures:
         print(f"\nFailed: {failure}", file=sys.stderr)
     return 1 if failures else 0

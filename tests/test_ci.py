@@ -138,11 +138,26 @@ def test_parameters_fslib_data_and_records_make_a_page_run_again(book, tmp_path,
     others.append(({"episodes": 5}, "fslib", "other"))
     assert len({key, *(execute.key_of(page, *o) for o in others)}) == 4
     monkeypatch.setenv("FSLIB_RESULTS", str(tmp_path))
-    page.cells[-1].source = "load_records()"
-    first = execute.key_of(page, {}, "fslib", "data")
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs/a.json").write_text("{}")
-    assert execute.key_of(page, {}, "fslib", "data") != first
+
+    def with_record(name: str) -> list[str]:
+        (tmp_path / f"runs/{name}.json").write_text("{}")
+        return [execute.key_of(page, {"dataset": d}, "fslib", "data") for d in ("a", "b")]
+
+    (a, b), (new_a, same_b) = with_record("c--ce"), with_record("a--ce")
+    assert new_a != a and same_b == b
+    monkeypatch.setattr(execute, "ROOT", tmp_path)
+    before = execute.key_of(page, {}, "fslib", "data")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/published.csv").write_text("paper\n")
+    assert execute.key_of(page, {}, "fslib", "data") != before
+
+
+def test_an_empty_variable_is_the_usual_folder(monkeypatch):
+    monkeypatch.delenv("FSLIB_DATA", raising=False)
+    usual = execute.data_digest()
+    monkeypatch.setenv("FSLIB_DATA", "")
+    assert execute.data_digest() == usual
 
 
 def test_unknown_names_are_one_clear_sentence(book, tmp_path):
