@@ -8,6 +8,7 @@ decodes a file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -102,14 +103,21 @@ def _open_glyphs(name: str, root: Path) -> dict[str, ImageSet]:
     """The built-in data set: rendered once, then opened from its pack like any other."""
     from fslib import glyphs  # only here: no other data set needs matplotlib
 
-    version = hashlib.sha256(Path(glyphs.__file__).read_bytes()).hexdigest()
+    version, folder = hashlib.sha256(Path(glyphs.__file__).read_bytes()).hexdigest(), root / name
+
+    def opened() -> dict[str, ImageSet] | None:
+        with contextlib.suppress(DataCorrupt):  # a damaged or absent pack is drawn again
+            if check_pack(folder)["notes"].get("version") == version:
+                return _open_pack(folder)
+        return None
+
     try:
+        if there := opened():  # before the lock, for which the folder must be writable
+            return there
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{name}.lock"):
-            folder = root / name
-            with contextlib.suppress(DataCorrupt):  # a damaged or absent pack is drawn again
-                if check_pack(folder)["notes"].get("version") == version:
-                    return _open_pack(folder)
+            if there := opened():
+                return there
             splits = glyphs.render_glyphs(*GLYPHS[name])
             packs = {
                 key: PackSplit(
@@ -124,5 +132,7 @@ def _open_glyphs(name: str, root: Path) -> dict[str, ImageSet]:
             notes = {"version": version}
             write_pack(root, name, packs, licence="MIT", source="fslib.glyphs", notes=notes)
             return _open_pack(folder)
-    except PermissionError:  # a read-only data folder: render every time
-        return glyphs.render_glyphs(*GLYPHS[name])
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        return glyphs.render_glyphs(*GLYPHS[name])  # a read-only data folder: every time

@@ -1,7 +1,9 @@
 """Packed image sets: round trip, selection, and every way a pack can be broken."""
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 from conftest import coloured
 
-from fslib import data
+from fslib import data, glyphs
 from fslib.data import DataCorrupt, DataMissing, ImageSet, PackSplit, open_dataset, write_pack
 
 
@@ -129,6 +131,39 @@ def test_missing_data_names_file_and_command(tmp_path):
     assert f"`python -m data_scripts.cifar_fs --root {tmp_path}`" in str(error.value)
     with pytest.raises(DataMissing, match=r"own_images FOLDER --name birds --root"):
         open_dataset("birds", tmp_path)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_read_only_folder_is_no_hindrance_to_the_built_in_images(tmp_path, monkeypatch, code):
+    drawn = []
+
+    def draw(classes, per_class):
+        drawn.append((classes, per_class))
+        return {"train": coloured()}
+
+    def refuse(path):
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(glyphs, "render_glyphs", draw)
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "FileLock", refuse)
+        for _ in range(2):
+            assert len(open_dataset("glyphs_small", tmp_path)["train"]) == 120
+        assert len(drawn) == 2 and list(tmp_path.iterdir()) == []
+    open_dataset("glyphs_small", tmp_path)
+    assert len(drawn) == 3
+    monkeypatch.setattr(data, "FileLock", refuse)
+    opened = open_dataset("glyphs_small", tmp_path)["train"]
+    assert len(drawn) == 3 and torch.equal(opened.images, coloured().images)
+
+
+def test_other_failures_of_the_data_folder_are_told(tmp_path, monkeypatch):
+    def full(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(data, "FileLock", full)
+    with pytest.raises(OSError, match="Input/output error"):
+        open_dataset("glyphs_small", tmp_path)
 
 
 def cut(folder):
