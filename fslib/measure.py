@@ -325,12 +325,14 @@ def join(splits: Mapping[str, ImageSet]) -> ImageSet:
     """All classes of all splits as one image set, for a transfer to another data set."""
     parts = list(splits.values())
     offsets = [sum(p.classes for p in parts[:i]) for i in range(len(parts))]
+    words = [p.semantics for p in parts if p.semantics is not None]
     return ImageSet(
         name=parts[0].name,
         split="all",
         images=torch.cat([p.images for p in parts]),
         labels=torch.cat([p.labels + o for p, o in zip(parts, offsets, strict=True)]),
         class_names=tuple(name for p in parts for name in p.class_names),
+        semantics=torch.cat(words) if len(words) == len(parts) else None,
         digest="+".join(p.digest[:16] for p in parts),
     )
 

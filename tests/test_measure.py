@@ -211,6 +211,12 @@ def test_all_classes_of_another_set_are_joined():
     assert whole.class_names == ("train0", "train1", "train2", "test0", "test1")
     assert torch.equal(whole.images[12:], parts["test"].images)
     assert whole.digest != join({"train": parts["train"]}).digest
+    assert whole.semantics is None
+    words = {split: torch.rand(part.classes, 3) for split, part in parts.items()}
+    named = {s: dataclasses.replace(part, semantics=words[s]) for s, part in parts.items()}
+    expected = torch.cat([words["train"], words["test"]])
+    assert torch.equal(join(named).semantics, expected)
+    assert join({**named, "test": parts["test"]}).semantics is None
 
 
 def test_wrong_words_end_in_one_sentence(capsys):
