@@ -203,7 +203,8 @@ def _execute(notebook: str | Path, partial: Path, parameters: dict[str, Any], cw
         # papermill adds cells of its own (parameters, error marks): count the page's cells only.
         cells = nbformat.read(partial, as_version=4).cells
         cells = [c for c in cells if not _PAPERMILL_TAGS & set(c.metadata.get("tags", []))]
-        cell = 1 + next(i for i, c in enumerate(cells) if c.source == error.source)
+        failed = (i for i, c in enumerate(cells, 1) if c.source == error.source and _has_error(c))
+        cell = next(failed, "?")
         trace = _COLOURS.sub("", "\n".join(error.traceback)).splitlines()[-12:]
         raise CellFailed(
             f"{notebook}, cell {cell} (In [{error.exec_count}]): {error.ename}: {error.evalue}\n"
@@ -215,6 +216,10 @@ def _execute(notebook: str | Path, partial: Path, parameters: dict[str, Any], cw
         raise CellFailed(
             f"{notebook}, after {len(ran)} code cells: {type(error).__name__}: {error}"
         ) from None
+
+
+def _has_error(cell: NotebookNode) -> bool:
+    return any(shown.output_type == "error" for shown in cell.get("outputs", []))
 
 
 def tidy(page: NotebookNode, root: str | Path = REPOSITORY) -> NotebookNode:

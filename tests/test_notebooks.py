@@ -126,6 +126,12 @@ def test_a_failing_cell_is_named_and_leaves_no_output(tmp_path):
     assert (tmp_path / "out.partial.ipynb").exists()
 
 
+def test_of_two_equal_cells_the_one_that_failed_is_named(tmp_path):
+    page = write_page(tmp_path, "left = [1]\n\n# %%\nleft.pop()\n\n# %%\nleft.pop()")
+    with pytest.raises(notebooks.CellFailed, match=r"page.py, cell 5 .*IndexError: pop from empty"):
+        notebooks.run(page, tmp_path / "out.ipynb")
+
+
 def test_a_kernel_that_dies_is_one_clear_sentence(tmp_path):
     page = write_page(tmp_path, "import os\nos._exit(9)")
     with pytest.raises(notebooks.CellFailed, match=r"page.py, after .* Kernel died"):
