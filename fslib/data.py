@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fslib.image_set import ImageSet
 from fslib.packs import DataCorrupt, PackSplit, check_pack, write_pack
-from fslib.paths import data_root
+from fslib.paths import ROOT, data_root
 
 # The built-in data sets: classes and images of a class. The small one is for tests of the pages.
 GLYPHS = {"glyphs": (100, 120), "glyphs_small": (40, 40)}
@@ -81,12 +81,13 @@ def open_dataset(name: str, root: str | os.PathLike[str] | None = None) -> dict[
     if name in GLYPHS:
         return _open_glyphs(name, root)
     if not folder.exists():
-        scripts = ("cifar_fs", "flowers102")
-        script = f"data_scripts.{name}" if name in scripts else "data_scripts.own_images FOLDER"
-        extra = "" if name in scripts else f" --name {name}"
+        # Beside the scripts of data sets lie tools such as `images`, which pack none by their name.
+        file = ROOT / "data_scripts" / f"{name}.py"
+        known = file.exists() and f'NAME = "{name}"' in file.read_text(encoding="utf-8")
+        script = name if known else f"own_images FOLDER --name {name}"
         raise DataMissing(
             f"no data set {name!r} at {folder}: make it with "
-            f"`python -m {script}{extra} --root {root}`"
+            f"`python -m data_scripts.{script} --root {root}`"
         )
     return _open_pack(folder)
 

@@ -129,8 +129,11 @@ def test_missing_data_names_file_and_command(tmp_path):
         open_dataset("cifar_fs", tmp_path)
     assert str(tmp_path / "cifar_fs") in str(error.value)
     assert f"`python -m data_scripts.cifar_fs --root {tmp_path}`" in str(error.value)
-    with pytest.raises(DataMissing, match=r"own_images FOLDER --name birds --root"):
-        open_dataset("birds", tmp_path)
+    with pytest.raises(DataMissing, match=r"`python -m data_scripts\.flowers102 --root"):
+        open_dataset("flowers102", tmp_path)
+    for name in ("birds", "images", "own_images"):
+        with pytest.raises(DataMissing, match=rf"own_images FOLDER --name {name} --root"):
+            open_dataset(name, tmp_path)
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
