@@ -50,7 +50,7 @@ def main() -> None:
     step("uv, which installs the rest", PYTHON, "-m", "pip", "install", "--quiet", "uv>=0.5")
     uv = VENV / "bin" / "uv"
     step(
-        "the packages of requirements.lock (about 5 GB with torch; minutes on a first run)",
+        "the packages of requirements.lock (3 GB to fetch, 5 GB on disk; minutes at first)",
         *(uv, "pip", "sync", "--python", PYTHON, "--require-hashes", "requirements.lock"),
     )
     step("fslib itself", uv, "pip", "install", "--python", PYTHON, "--no-deps", "-q", "-e", ".")

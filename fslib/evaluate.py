@@ -212,7 +212,8 @@ def score_episodes(
     if words and semantics is None:
         raise ValueError(
             "this method compares word vectors and these classes have none: "
-            "add them with `python -m data_scripts.glove`"
+            "add them with `python -m data_scripts.glove --pack data/NAME --from glove.6B.zip "
+            "--dimension 100`"
         )
     for part in _chunks(episodes, features[0].numel()):
         support = _gather(features, part.support)

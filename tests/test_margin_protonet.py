@@ -235,7 +235,7 @@ def test_missing_words_are_named():
     words[2] = 0
     with pytest.raises(ValueError, match="no word vector for train2:"):
         class_words(dataclasses.replace(images, semantics=words))
-    with pytest.raises(ValueError, match=r"add them with `python -m data_scripts\.glove`"):
+    with pytest.raises(ValueError, match=r"data_scripts\.glove --pack data/coloured --from"):
         build_method("protonet_traml", **SMALL).prepare(coloured(classes=6))
     build_method("protonet_naml", **SMALL).prepare(coloured(classes=6))  # needs none
     with pytest.raises(ValueError, match="are 8 wide: set the option `words` to that, not to 100"):

@@ -53,7 +53,8 @@ def class_words(images: ImageSet, source: str = "names") -> Tensor:
         )
     if images.semantics is None:
         raise ValueError(
-            f"{images.name} has no word vectors: add them with `python -m data_scripts.glove`"
+            f"{images.name} has no word vectors: add them with `python -m data_scripts.glove "
+            f"--pack data/{images.name} --from glove.6B.zip --dimension 100`"
         )
     words = images.semantics.float()
     missing = [images.class_names[c] for c in torch.nonzero((words == 0).all(1)).flatten()]
