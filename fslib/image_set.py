@@ -26,8 +26,8 @@ class ImageSet:
         superclass: The coarser class of each class (C,), if the data set has one.
         semantics: float32 (C, d) word vectors of the class names, if there are any.
         original_part: bool (N,), True for images of the original data set's own test part.
-        digest: sha256 of the packed images, kept in every record and part of a run's name; of
-            images and labels where the set was made in memory.
+        digest: sha256 of the pack's file of images, without the labels; of both where the set was
+            made in memory. Kept in every record and part of a run's name.
     """
 
     name: str

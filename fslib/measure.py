@@ -59,7 +59,7 @@ def score_run(
 
     Args:
         run: A trained run.
-        images: Novel classes; resized to the side the run was trained at, which is recorded.
+        images: Novel classes, already at the side the run was trained at; it is recorded.
         heads: Keys of `ALL_HEADS` or names of the method's branches; "" is the method's own.
         shots: Support images of a class.
         episodes: How many, drawn with seed 0.

@@ -141,10 +141,11 @@ def run(
     cwd: str | Path | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> str:
-    """Execute one page with one setting; ``output`` exists if and only if the run finished.
+    """Execute one page with one setting; ``output`` is only ever written whole.
 
     Cells are saved to ``<output>.partial.ipynb`` as they finish, so a long run can be watched. That
-    file becomes ``output`` at the end, and stays where a cell failed.
+    file becomes ``output`` at the end. Where a cell failed it stays, and so does an older
+    ``output``.
 
     Args:
         notebook: the page, ``.py`` or ``.ipynb``.

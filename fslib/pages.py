@@ -96,8 +96,8 @@ def accuracies(
         shots: A column each.
 
     Returns:
-        Columns "", `<shot>-shot` for each shot and, where a row has several seeds, `seeds`: their
-        number and the standard deviation between them at each shot.
+        Columns "", `<shot>-shot` for each shot and, where a row has several seeds,
+        `seeds (spread)`: their number and the standard deviation between them at each shot.
     """
     rows = []
     for name, records in groups.items():

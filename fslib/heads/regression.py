@@ -60,7 +60,7 @@ def embed_copies(
         batch_size: Images at a time.
 
     Returns:
-        (n, copies, d) of each kind of `features_of`.
+        (n, copies, d) of each kind of `features_of`; (n, 1, d) for no copies.
     """
     generator = torch.Generator().manual_seed(seed)
     different = 0 if policy == "none" else copies  # equal copies are embedded once
