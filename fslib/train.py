@@ -342,7 +342,6 @@ def fit(
             write_json(folder / LEADER, this_job())
             _train(config, data, folder, progress)
     finally:
-        if lock.is_locked:
-            (folder / LEADER).unlink(missing_ok=True)
+        (folder / LEADER).unlink(missing_ok=True)
         lock.release()
     return _open(folder, config)

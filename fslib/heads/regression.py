@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -188,7 +188,7 @@ def evaluate_regression(
 
 
 # The last few tests that were fitted: one fit answers for all four ways of joining.
-_FITTED: dict[str, dict[str, Scores]] = {}
+_FITTED: dict[tuple[Hashable, ...], dict[str, Scores]] = {}
 
 
 @dataclass(frozen=True)
@@ -220,9 +220,8 @@ class RegressionTest(Head):
         """Scores of the test; arguments as those of `fslib.evaluate.evaluate`."""
         maps = embed_images(method, images) if maps is None else maps
         # Equal maps: the same network and images. Known without asking who embedded them.
-        content = hashlib.sha256(maps.contiguous().numpy().tobytes()).hexdigest()
-        asked = (content, shot, way, query, episodes, seed, self.copies, self.policy)
-        key = repr(asked)
+        content = hashlib.sha256(maps.contiguous().numpy()).hexdigest()
+        key = (content, shot, way, query, episodes, seed, self.copies, self.policy)
         if key not in _FITTED:
             while len(_FITTED) >= 16:
                 _FITTED.pop(next(iter(_FITTED)))
