@@ -2,15 +2,12 @@
 
 import json
 import shutil
-import threading
-import time
 from pathlib import Path
 
 import check
 import execute
 import nbformat
 import pytest
-import records
 import render
 import sweep
 import twins
@@ -182,27 +179,6 @@ def test_pages_come_before_threads(monkeypatch):
     assert execute.crew(None, 20) == (8, 1)
     assert execute.crew(None, 2) == (2, 4)
     assert execute.crew(3, 20) == (3, 2)
-
-
-def test_ctrl_c_leaves_the_waiting_commands_unmade(monkeypatch):
-    made, begun = [], threading.Event()
-
-    def make(line: str, log: Path) -> tuple[int, float]:
-        made.append(line)
-        begun.set()
-        time.sleep(0.2)
-        return 0, 0.2
-
-    def interrupted(jobs: dict) -> None:
-        begun.wait()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(records, "commands", lambda only: [f"ce --seed {i}" for i in range(9)])
-    monkeypatch.setattr(records, "make", make)
-    monkeypatch.setattr(records.concurrent.futures, "as_completed", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        records.main(["--jobs", "1"])
-    assert made == ["ce --seed 0"]
 
 
 def test_twins_are_the_same_bytes_every_time(book):
