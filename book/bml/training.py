@@ -106,7 +106,8 @@ Markdown(
         if mutual.iloc[-1] > 1.1 * mutual[lowest]
         else ". "
     )
-    + "The local loss includes the push, which grows. Right, the gate that the paper does not mention: in the first epoch "
+    + "The local loss includes the push, which grows. Right, the gate that "
+    "the paper does not mention: in the first epoch "
     f"{gates.iloc[0]:.0f} % of all query positions may be pushed, when the "
     f"push is still close to nothing, and {gates.iloc[-1]:.0f} % in the "
     "last, when it is longest."
