@@ -82,6 +82,27 @@ def in_words(first: str, second: str, difference: tuple[float, float], unit: str
     return f"{first} is {abs(mean):.2f} ± {ci95:.2f} {unit} {side} {second}"
 
 
+def at_each_shot(
+    first: str,
+    second: str,
+    made: Sequence[Record],
+    against: Sequence[Record],
+    shots: Sequence[int] = (1, 5),
+) -> str:
+    """`in_words` for the paired difference of two groups of records, at each number of shots.
+
+    Args:
+        first: Name of what is compared.
+        second: Name of what it is compared with.
+        made: Records of the first, one a seed.
+        against: Records of the second.
+        shots: A clause each.
+    """
+    return "; ".join(
+        f"at {shot} shot {in_words(first, second, compare(made, against, shot))}" for shot in shots
+    )
+
+
 def _with_interval(mean: float, ci95: float, sign: str = "") -> str:
     return f"{mean:{sign}.2f}" + ("" if pd.isna(ci95) else f" ± {ci95:.2f}")
 

@@ -56,6 +56,13 @@ def test_gains_are_paired_so_a_constant_shift_has_no_interval(two):
     assert pages.gain_table({"CE": (first, second)}).loc[0, "5-shot"] == "-4.00 ± 0.00"
 
 
+def test_each_shot_has_its_clause(two):
+    said = pages.at_each_shot("BML", "CE", two[1], two[0])
+    assert said == (
+        "at 1 shot BML is 4.00 ± 0.00 points above CE; at 5 shot BML is 4.00 ± 0.00 points above CE"
+    )
+
+
 def test_published_rows_stand_above_ours(two):
     paper = pages.published("CIFAR-FS", ("5-way 1-shot", "5-way 5-shot"), "bml")
     paper = paper[paper["method"] == "BML"]

@@ -29,6 +29,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from fslib.pages import (
     accuracies,
+    at_each_shot,
     gain_table,
     gains,
     in_words,
@@ -86,17 +87,10 @@ paper = published("miniImageNet", paper="bml").set_index("method")["accuracy"]
 mutual = paper["BML w/ L_mutual"] - paper["BML w/o L_mutual"]
 Markdown(
     f"The paper gives the mutual loss {mutual:+.2f} points at five shots on "
-    "miniImageNet. Here, at one and at five shots:\n\n"
+    "miniImageNet. Here:\n\n"
     + "\n".join(
-        "- "
-        + "; ".join(
-            in_words(
-                f"BML with {name}", "BML", compare(changed[name], whole, shot)
-            )
-            for shot in (1, 5)
-        )
-        + "."
-        for name in changed
+        f"- {at_each_shot(f'BML with {name}', 'BML', made, whole)}."
+        for name, made in changed.items()
     )
     + "\n\n4 : 2 : 1 is the ratio of 2 : 1 : 0.5 at twice the size: longer "
     "steps, or in effect a weaker weight decay, and nothing else."
@@ -127,14 +121,12 @@ Markdown(
     f"The paper measures {taught:+.2f} points for the local view (shots not "
     "stated). Here, "
     + "; ".join(
-        f"at {shot} shot "
-        + in_words(
+        at_each_shot(
             f"the {view} view trained with the mutual loss",
             "the same view without it",
-            compare(*pair, shot),
+            *pair,
         )
         for view, pair in alone.items()
-        for shot in (1, 5)
     )
     + "."
 )
@@ -177,14 +169,13 @@ Markdown(
     "The paper gives ranges over its data sets: the local view gains 1.4 to "
     "9.7 points over its baseline, the global one 1.8 to 13.3. Here, "
     + "; ".join(
-        f"at {shot} shot "
-        + in_words(
+        at_each_shot(
             f"the {view} view of BML",
             "the same view trained alone",
-            compare(alone[view][0], single[view], shot),
+            alone[view][0],
+            single[view],
         )
         for view in single
-        for shot in (1, 5)
     )
     + "."
 )
@@ -203,14 +194,8 @@ elastic = paper["baseline-Local w/ ELloss"] - paper["baseline-Local w/o ELloss"]
 Markdown(
     f"In its last epoch {pushed[0].history[-1]['gate_open']:.0f} % of the "
     f"queries could be pushed. The paper measures {elastic:+.2f} points. Here, "
-    + "; ".join(
-        f"at {shot} shot "
-        + in_words(
-            "ProtoNet with the elastic push",
-            "plain ProtoNet",
-            compare(pushed, plain, shot),
-        )
-        for shot in (1, 5)
+    + at_each_shot(
+        "ProtoNet with the elastic push", "plain ProtoNet", pushed, plain
     )
     + "."
 )
@@ -239,16 +224,11 @@ figure = interval_plot(
 # %% tags=["hide-input"]
 Markdown(
     "Both maps are joined first in every row; only what is made of them "
-    "differs. At one and at five shots:\n\n"
+    "differs:\n\n"
     + "\n".join(
         "- "
-        + "; ".join(
-            in_words(
-                f"BML with features {name}",
-                "BML's own choice",
-                compare(made, whole, shot),
-            )
-            for shot in (1, 5)
+        + at_each_shot(
+            f"BML with features {name}", "BML's own choice", made, whole
         )
         + "."
         for name, made in others.items()

@@ -31,9 +31,9 @@ from fslib.data import open_dataset
 from fslib.measure import join
 from fslib.pages import (
     accuracies,
+    at_each_shot,
     beside_published,
     gains,
-    in_words,
     published,
     table,
 )
@@ -223,28 +223,19 @@ claims = [
 ]
 Markdown(
     "\n".join(
-        f"- The paper says {claim}. Here, at {shot} shot, "
-        + in_words(first, second, compare(views[first], views[second], shot))
+        f"- The paper says {claim}. Here, "
+        + at_each_shot(first, second, views[first], views[second])
         + "."
         for claim, first, second in claims
-        for shot in (1, 5)
     )
     + "\n\nWhat the test features decide: "
     + "; ".join(
-        f"at {shot} shot "
-        + in_words(
-            "BML",
-            f"{label_of(m)} under BML's features",
-            compare(main["bml"], views[shown], shot),
-        )
-        + ", and "
-        + in_words(
-            "BML",
-            f"{label_of(m)} under its own",
-            compare(main["bml"], main[m], shot),
-        )
+        at_each_shot("BML", f"{label_of(m)} under {whose}", main["bml"], made)
         for m, shown in (("ce", "CE"), ("protonet", "ProtoNet"))
-        for shot in (1, 5)
+        for whose, made in (
+            ("BML's features", views[shown]),
+            ("its own", main[m]),
+        )
     )
     + "."
 )
@@ -323,9 +314,7 @@ if transfer:
     far = join(open_dataset(transfer))
     away = {m: study.records(m, images=far) for m in methods}
     said = [
-        f"at {s} shot "
-        + in_words("BML", label_of(m), compare(away["bml"], away[m], s))
-        for s in (1, 5)
+        at_each_shot("BML", label_of(m), away["bml"], away[m])
         for m in ("ce", "protonet")
     ]
     beaten = [
