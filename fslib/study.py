@@ -23,8 +23,9 @@ from fslib.train import fit
 def usual_rate(method: str, dataset: str) -> float:
     """The learning rate that this book trains a method with: 0.1 for all, as most papers do.
 
-    On the built-in letters a short training at 0.1 leaves the methods that compare by squared
-    distances near chance, so they get a smaller one there, chosen on the validation classes.
+    On the built-in letters a short training at 0.1 leaves near chance the methods that compare by
+    squared distances, and the one whose loss multiplies its gradients by a scale of 5 or 30. They
+    get a smaller rate there, chosen on the validation classes.
 
     Args:
         method: A key of `fslib.methods.METHODS`.
@@ -33,7 +34,7 @@ def usual_rate(method: str, dataset: str) -> float:
     if dataset.startswith("glyphs"):
         if method.startswith("protonet"):
             return 0.01
-        if method == "bml":
+        if method in ("bml", "negative_margin"):
             return 0.02
     return 0.1
 

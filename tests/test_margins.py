@@ -28,6 +28,7 @@ def test_every_network_has_a_name_of_its_own_and_no_option_at_its_default():
     assert asked("dot", 0.0) == {"similarity": "dot", "margin": 0.0}
     assert asked("cosine", -0.09, 10) == {"margin": -0.09, "scale": 10}
     assert network("dot", -0.3)["variant"] == "dot_scale_5_minus_1_500"
+    assert network("dot", -0.3, trained="adam")["variant"] == "adam_dot_scale_5_minus_1_500"
     assert network("cosine", round(-0.3 / 90, 6), 90)["variant"] == "cosine_scale_90_minus_0_300"
     names = {network(s, m, k)["variant"] for s in SCALES for m in DENSE[s] for k in (None, 7)}
     assert len(names) == 52

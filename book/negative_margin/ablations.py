@@ -31,7 +31,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from fslib.analysis.margins import (
     AUTHORS,
-    HOUSE,
     network,
     signed_name,
     swept,
@@ -44,14 +43,14 @@ from fslib.pages import gain_table, gains, in_words, published, table
 from fslib.plots import grid_heat, interval_plot
 from fslib.plots.style import use_book_style
 from fslib.results import compare, mean_over_seeds
-from fslib.study import Study
+from fslib.study import Study, usual_rate
 from fslib.train import fit
 from IPython.display import Markdown, display
 from scipy.stats import spearmanr
 
 use_book_style()
 BELOW, NONE, ABOVE = "#D55E00", "#6b6b6b", "#0072B2"
-house = Study(
+study = Study(
     dataset,
     ablation_backbone,
     ablation_epochs,
@@ -60,7 +59,6 @@ house = Study(
     (seeds[0],),
     episodes,
 )
-study = house.but(training=HOUSE)
 plain = study.records(**network("dot", 0.0))
 start = mean_over_seeds(plain, 1)[0]
 
@@ -266,9 +264,8 @@ Markdown(verdict("cosine"))
 kept, set_aside = hold_out(study.data["train"])
 right = {}
 for m in swept("dot", False)[: 3 if dense else 2]:
-    asked = network("dot", m)
-    asked["variant"] = f"held_out_{signed_name(5 * m)}"
-    run = fit(study.config(**asked), {**study.data, "train": kept})
+    asked = study.config(**network("dot", m, trained="held_out"))
+    run = fit(asked, {**study.data, "train": kept})
     right[m] = top1(run.method, set_aside)
 figure, axes = plt.subplots(1, 2, figsize=(6.9, 3.0), sharey=True)
 for panel, (kind, title) in zip(
@@ -324,22 +321,16 @@ Markdown(
 # the softmax is, with or without a margin. Each column holds the product
 # fixed. These networks are trained with Adam, as the authors do: its steps
 # do not grow with the scale, which would be a second effect of the same
-# number.
+# number. From here to the heads at test, all networks are trained for half
+# as long as those of the sweep.
 
 # %%
-adam = house.but(training=AUTHORS)
-
-
-def with_adam(kind: str, m: float, s: float | None = None) -> dict:
-    """The same network, trained by the authors' optimiser."""
-    asked = network(kind, m, s)
-    return asked | {"variant": f"adam_{asked['variant']}"}
-
-
+brief = study.but(epochs=max(1, ablation_epochs // 2))
+adam = brief.but(training=AUTHORS)
 scales = (10, 30, 90) if dense else (10, 30)
 products = (-2.7, -0.9, -0.3, 0.0, 0.9) if dense else (-0.9, 0.0)
 cells = {
-    (s, p): adam.records(**with_adam("cosine", round(p / s, 6), s))
+    (s, p): adam.records(**network("cosine", round(p / s, 6), s, "adam"))
     for s in scales
     for p in products
 }
@@ -418,30 +409,31 @@ Markdown(
 decays = (5e-5, 1e-4, 1e-3, 3e-3) if dense else (3e-3,)
 other_scales = (1.0, 10.0, 30.0) if dense else (30.0,)
 drops = (0.1, 0.2) if dense else (0.1,)
+plain = brief.records(**network("dot", 0.0, trained="brief"))
+lowest = -0.3
+alone = {
+    f"margin {lowest:g}": brief.records(
+        **network("dot", lowest, trained="brief")
+    )
+}
 knobs = {
     **{
-        f"weight decay {d:g}": study.but(
-            training=HOUSE | {"weight_decay": d}
-        ).records(
-            **network("dot", 0.0) | {"variant": f"dot_zero_decay_{d * 1e5:g}"}
+        f"weight decay {d:g}": brief.but(training={"weight_decay": d}).records(
+            **network("dot", 0.0, trained=f"decay_{d * 1e5:g}")
         )
         for d in decays
     },
     **{
-        f"scale {s:g}": study.records(**network("dot", 0.0, s))
+        f"scale {s:g}": brief.records(**network("dot", 0.0, s, trained="brief"))
         for s in other_scales
     },
     **{
-        f"drop rate {r:g}": study.but(
+        f"drop rate {r:g}": brief.but(
             backbone_options={"drop_rate": r}
-        ).records(
-            **network("dot", 0.0) | {"variant": f"dot_zero_drop_{r * 10:g}"}
-        )
+        ).records(**network("dot", 0.0, trained=f"drop_{r * 10:g}"))
         for r in drops
     },
 }
-lowest = -0.3
-alone = {f"margin {lowest:g}": sweep["dot", lowest, "novel"]}
 figure = interval_plot(
     gains({name: (made, plain) for name, made in {**knobs, **alone}.items()}),
     "Change against m = 0, weight decay 5e-4, scale 5 (points)",
@@ -478,27 +470,24 @@ Markdown(
 # the effect of $m = -0.3$ on dot products under another way to take steps.
 
 # %%
-rates = (0.1, 0.05, 0.02, 0.005) if dense else (0.1, 0.02)
-steps = {}
-for rate in rates:
-    paced = house.but(training={"lr": rate})
-    steps[f"SGD, rate {rate:g}"] = [
-        paced.records(
-            **network("dot", m)
-            | (
-                {}
-                if rate == HOUSE["lr"]
-                else {"variant": f"rate_{rate * 1e3:g}_{signed_name(5 * m)}"}
-            )
+usual = usual_rate("negative_margin", dataset)
+steps = {f"SGD, rate {usual:g}": (alone[f"margin {lowest:g}"], plain)}
+rates = (0.2, 0.05, 0.02, 0.005) if dense else (0.1,)
+steps |= {
+    f"SGD, rate {rate:g}": tuple(
+        brief.but(training={"lr": rate}).records(
+            **network("dot", m, trained=f"rate_{rate * 1e3:g}")
         )
-        for m in (-0.3, 0.0)
-    ]
+        for m in (lowest, 0.0)
+    )
+    for rate in rates
+}
 if dense:
-    steps["Adam, rate 0.003"] = [
-        adam.records(**with_adam("dot", m)) for m in (-0.3, 0.0)
-    ]
+    steps["Adam, rate 0.003"] = tuple(
+        adam.records(**network("dot", m, trained="adam")) for m in (lowest, 0.0)
+    )
 figure = interval_plot(
-    gains({name: tuple(pair) for name, pair in steps.items()}),
+    gains(steps),
     "What the margin brings (points)",
 )
 
@@ -658,7 +647,7 @@ hosts = {
         for size in sizes
     },
     "ProtoNet": {
-        size: house.records(
+        size: study.records(
             "protonet_naml", f"size_{signed_name(size)}", size=size
         )
         for size in sizes

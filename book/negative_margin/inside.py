@@ -50,11 +50,9 @@ from fslib.analysis.inside import (
 from fslib.analysis.margins import (
     AUTHORS,
     FEW,
-    HOUSE,
     look_at,
     network,
     pooled,
-    signed_name,
     swept,
 )
 from fslib.episodes import draw_episodes
@@ -69,8 +67,7 @@ from scipy.stats import spearmanr
 
 use_book_style()
 BELOW, NONE, ABOVE = "#D55E00", "#6b6b6b", "#0072B2"
-house = Study(dataset, backbone, epochs, augment, profile, (seeds[0],))
-study = house.but(training=HOUSE)
+study = Study(dataset, backbone, epochs, augment, profile, (seeds[0],))
 small = study.but(backbone=ablation_backbone, epochs=ablation_epochs)
 data = study.data
 nets = {
@@ -78,8 +75,8 @@ nets = {
     "m = 0": study.run(
         **network("cosine", 0.0) | {"variant": "cosine_zero"}
     ).method,
-    "CE": house.run("ce").method,
-    "ProtoNet": house.run("protonet").method,
+    "CE": study.run("ce").method,
+    "ProtoNet": study.run("protonet").method,
 }
 
 # %% [markdown]
@@ -318,9 +315,8 @@ stranger = data["test"].rows_of(0)[:60]
 flat_looks = {}
 figure, axes = plt.subplots(1, 3, figsize=(6.9, 2.7))
 for panel, m in zip(axes, FEW["dot"]):
-    asked = network("dot", m) | {"variant": f"plane_{signed_name(5 * m)}"}
-    net = fit(flat.config(**asked, batch=32), {"train": some})
-    net = net.method
+    asked = flat.config(**network("dot", m, trained="plane"), batch=32)
+    net = fit(asked, {"train": some}).method
     z, own = pooled(net, some)
     new = pooled(net, data["test"])
     flat_looks[m] = look_at(net, (z, own), new)

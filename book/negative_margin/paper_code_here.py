@@ -29,7 +29,7 @@ import math
 
 import numpy as np
 import torch
-from fslib.analysis.margins import HOUSE, network, swept
+from fslib.analysis.margins import network, swept
 from fslib.episodes import draw_episodes
 from fslib.evaluate import embed_images, score_episodes
 from fslib.heads import HEADS
@@ -52,7 +52,6 @@ study = Study(
     profile,
     (seeds[0],),
     episodes,
-    training=HOUSE,
 )
 
 # %% [markdown]
@@ -68,7 +67,7 @@ study = Study(
 # | dot products | | smallest logit of a row subtracted | left out, it changes nothing |
 # | heads for CUB | | 200 outputs for 100 classes | as many as classes |
 # | model selection | | 5-shot validation also for 1-shot models; across domains on classes of the target | last weights |
-# | optimiser | | Adam, 400 epochs of 224 pixels | SGD as for all methods, at a fifth of the rate; Adam in an [ablation](ablations) |
+# | optimiser | | Adam, 400 epochs of 224 pixels | SGD as for all methods; Adam in an [ablation](ablations) |
 # | test | fine-tuned head, 600 episodes | the same | centroid, more episodes; both in the [ablations](ablations) |
 # | runs as released | | no: an argument was renamed in its last commit | yes |
 #

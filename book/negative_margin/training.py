@@ -29,7 +29,7 @@ fitted_episodes: int = 600  # of heads that are fine-tuned, as in the paper
 # %%
 import matplotlib.pyplot as plt
 import pandas as pd
-from fslib.analysis.margins import HOUSE, network
+from fslib.analysis.margins import network
 from fslib.data import open_dataset
 from fslib.measure import join
 from fslib.pages import (
@@ -47,10 +47,9 @@ from fslib.study import Study
 from IPython.display import Markdown
 
 use_book_style()
-house = Study(
+study = Study(
     dataset, backbone, epochs, augment, profile, tuple(seeds), episodes
 )
-study = house.but(training=HOUSE)
 asked = {
     "neg-cosine": network("cosine", -0.02) | {"variant": ""},
     "cosine, m = 0": network("cosine", 0.0) | {"variant": "cosine_zero"},
@@ -58,20 +57,21 @@ asked = {
     "softmax, m = 0": network("dot", 0.0) | {"variant": "dot_zero"},
 }
 baselines = {"CE": {"method": "ce"}, "ProtoNet": {"method": "protonet"}}
-main = {name: study.records(**options) for name, options in asked.items()}
-main |= {name: house.records(**options) for name, options in baselines.items()}
+main = {
+    name: study.records(**options)
+    for name, options in {**asked, **baselines}.items()
+}
 
 # %% [markdown]
 # The scales are the released ones, $s = 30$ for the cosine and 5 for the
 # dot product, and so are the margins: $-0.02$ and $-0.3$, with which the
 # authors' 5-shot models for miniImageNet were made. The rest is what all
-# methods of this book share, but for one number: the learning rate is 0.02
-# in place of 0.1. The scale multiplies every gradient, and steps that are
-# too long would be counted against these losses; the
-# [ablations](ablations) show how much hangs on it. The authors train with
-# Adam, which does not notice a scale, for 400 epochs on images of 224
-# pixels, cropped at random sizes and with changed colours. CE is *softmax,
-# m = 0* with a bias, a scale of 1 and the book's learning rate.
+# methods of this book share. The scale multiplies every gradient, and steps
+# that are too long would be counted against these losses; how much hangs on
+# that the [ablations](ablations) show. The authors train with Adam, which
+# does not notice a scale, for 400 epochs on images of 224 pixels, cropped
+# at random sizes and with changed colours. CE is *softmax, m = 0* with a
+# bias and a scale of 1.
 #
 # ## Learning curves
 
@@ -316,9 +316,9 @@ said = (
 )
 if transfer:
     far = join(open_dataset(transfer))
-    away = {name: study.records(**o, images=far) for name, o in asked.items()}
-    away |= {
-        name: house.records(**o, images=far) for name, o in baselines.items()
+    away = {
+        name: study.records(**options, images=far)
+        for name, options in {**asked, **baselines}.items()
     }
     said += f" Here the networks go to {transfer}: " + "; ".join(
         f"at {shot} shot " + in_words(a, b, compare(away[a], away[b], shot))

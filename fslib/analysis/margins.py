@@ -30,12 +30,6 @@ DENSE: dict[str, tuple[float, ...]] = {
 }
 """Margins of a full sweep, for each similarity."""
 
-HOUSE: dict[str, Any] = {"lr": 0.02}
-"""How the chapter's networks are trained: as all methods of the book, at a fifth of the rate.
-
-The scale multiplies every gradient (by 5 for dot products), and plain SGD takes steps that long.
-"""
-
 AUTHORS: dict[str, Any] = {"optimiser": "adam", "lr": 0.003, "weight_decay": 1e-4}
 """The authors' optimiser. Adam's steps do not grow with the scale of the loss."""
 
@@ -54,7 +48,9 @@ def signed_name(product: float) -> str:
     return f"{sign}_{abs(product):.3f}".replace(".", "_")
 
 
-def network(similarity: str, margin: float, scale: float | None = None) -> dict[str, Any]:
+def network(
+    similarity: str, margin: float, scale: float | None = None, trained: str = ""
+) -> dict[str, Any]:
     """How a page asks for one network: `study.records(**network("dot", -0.3))`.
 
     Options at their default are left out, so that the same network is the same run. The label
@@ -64,6 +60,7 @@ def network(similarity: str, margin: float, scale: float | None = None) -> dict[
         similarity: `cosine` or `dot`.
         margin: m.
         scale: s; the released one where None.
+        trained: What is special about the training, such as `adam`; the label begins with it.
     """
     asked: dict[str, Any] = {}
     if similarity != "cosine":
@@ -74,6 +71,7 @@ def network(similarity: str, margin: float, scale: float | None = None) -> dict[
         asked["scale"] = scale
     scale = SCALES[similarity] if scale is None else scale
     label = f"{similarity}_scale_{scale:g}_{signed_name(scale * margin)}"
+    label = f"{trained}_{label}" if trained else label
     return {"method": "negative_margin", "variant": label, **asked}
 
 
