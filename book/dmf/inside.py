@@ -10,10 +10,10 @@
 # # DMF: a look inside
 #
 # Where does the filter look, and what does it do to the query? This page
-# repeats the paper's two figures, the sampled points and the aligned maps,
-# and puts numbers under them. Before that comes the look that every chapter
-# takes: classes as clouds, heat maps and rankings, beside CE and ProtoNet
-# **on the same** $8 \times 8$ **maps**.
+# repeats two figures of the paper, the sampled points (Fig. 3) and the
+# aligned maps (Fig. 4), and puts numbers under them. Before that comes the
+# look that every chapter takes: classes as clouds, heat maps and rankings,
+# beside CE and ProtoNet **on the same** $8 \times 8$ **maps**.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # which profile these values belong to
@@ -46,7 +46,7 @@ from fslib.analysis.inside import (
     silhouette_table,
 )
 from fslib.episodes import draw_episodes
-from fslib.evaluate import embed_images
+from fslib.evaluate import embed_images, interval
 from fslib.heads.alignment import (
     align_pairs,
     sampled_places,
@@ -63,8 +63,6 @@ use_book_style()
 pools = {"pools": [True, True, False, False]}  # 8 x 8 cells at 32 pixels
 study = Study(dataset, backbone, epochs, augment, profile, seeds[:1], 0, pools)
 sweep = study.but(backbone=ablation_backbone, epochs=ablation_epochs)
-
-
 nets = {
     "DMF": study.run("dmf", groups=usual_groups(backbone)).method,
     "CE": study.run("ce", "maps_8").method,
@@ -76,7 +74,8 @@ nets = {
 #
 # t-SNE {cite}`maaten2008tsne` draws the features before any alignment, the
 # mean of each map, in the plane; the **silhouette** measures in the
-# original space how tight classes lie (1 tight and apart, 0 touching).
+# original space how tight classes lie (1 tight and apart, 0 touching, below
+# 0 nearer to another class).
 
 # %%
 samples = class_samples(study.data, classes, per_class)
@@ -84,8 +83,10 @@ maps = embed_samples(nets, samples)
 figure = embedding_panel(maps, samples)
 
 # %% [markdown]
-# Each colour is a class. Base classes (upper row) part because they were
-# taught; what matters is how much of that order new classes inherit.
+# Each colour with its marker is a class. Base classes (upper row) part
+# because they were taught; what matters is how much of that order new
+# classes (lower row) inherit. In numbers, with 95 % intervals from
+# resampling images:
 
 # %%
 tight = silhouette_table(maps, samples)
@@ -93,18 +94,14 @@ table(bracketed(tight))
 
 # %% tags=["hide-input"]
 value = tight.set_index("method")
-order = {
-    kind: ", ".join(value[kind].sort_values(ascending=False).index)
-    for kind in ("base", "novel")
-}
-lost = value["base"] - value["novel"]
+top = value["novel"].idxmax()
+level = value["novel high"] >= value.loc[top, "novel low"]
+level = [name for name in value.index[level] if name != top]
 Markdown(
-    f"From tightest to loosest: {order['base']} on base classes, "
-    f"{order['novel']} on novel ones. On the way from base to novel classes "
-    "the silhouette changes by "
-    + ", ".join(f"{-fall:+.3f} for {name}" for name, fall in lost.items())
-    + ". DMF compares by a product in which a long feature has a loud "
-    "voice; tight clouds are not what it is trained for."
+    f"On novel classes {top} has the highest silhouette"
+    + (f"; its interval meets that of {' and '.join(level)}" if level else "")
+    + ". DMF compares by a product in which a long feature has a loud voice; "
+    "tight clouds are not what it is trained for."
 )
 
 # %% [markdown]
@@ -127,7 +124,8 @@ Markdown(heat_words(whole, novel))
 # ## What looks like what
 #
 # The same episode as a ranking, by DMF's own votes: each query with the
-# ways from most to least similar.
+# ways from most to least similar. The true one is framed, in green where it
+# comes first.
 
 # %%
 dmf = nets["DMF"]
@@ -136,22 +134,17 @@ with torch.no_grad():
     logits = dmf.score(
         features[task.support], features[task.query[:, :, :1].flatten(1)]
     )[0]
+names = [novel.class_names[int(c)] for c in task.classes[0]]
 figure = ranking_panel(
     novel.images[task.query[0, :, 0]],
     torch.arange(4),
     logits,
     novel.images[task.support[0, :, 0]],
-    [novel.class_names[int(c)] for c in task.classes[0]],
+    names,
 )
 
 # %% tags=["hide-input"]
-Markdown(
-    ranking_words(
-        logits,
-        [novel.class_names[int(c)] for c in task.classes[0]],
-        range(4),
-    )
-)
+Markdown(ranking_words(logits, names, range(4)))
 
 # %% [markdown]
 # ### The ranking as a number
@@ -159,6 +152,8 @@ Markdown(
 # Are the pairs of novel classes that a method finds similar also pairs of
 # one superclass, or pairs whose names mean similar things? Kendall's tau-b
 # over all pairs of classes, with a 95 % interval from resampling classes.
+# The likeness of two classes is here the cosine of their mean features,
+# averaged over positions, for all methods alike.
 
 # %%
 unit = {
@@ -173,10 +168,10 @@ Markdown(order_words(unit, novel, "DMF"))
 # %% [markdown]
 # ## Where the filter is read from (paper: Fig. 3)
 #
-# Six pairs of novel images of one class. The green dot is the position of
-# the query that votes loudest for its class; the ring is the same position
-# of the support image, and the orange dots are the nine places its filter
-# is read from. White margins lie outside the image.
+# Six pairs, each of two novel images of one class. The green dot is the
+# position of the query that votes loudest for its class. The ring is the
+# same position of the support image, and the orange dots are the nine places
+# that its filter is read from. White margins lie outside the image.
 
 # %%
 several = draw_episodes(novel.labels, 6, 5, 1, 15, 11)
@@ -196,68 +191,69 @@ figure = sampling_panel(
     [novel.class_names[int(c)] for c in several.classes[:, 0]],
 )
 
+# %% [markdown]
+# The paper says that the points go to the truly informative places. Whether
+# ours gather on the object can be judged by eye; how far they go, and how
+# much they care about the partner, can be measured. So we take 300 pairs of
+# one class, and the same queries with a support image of another class.
+
 # %%
 many = draw_episodes(novel.labels, 60, 5, 1, 15, 12)
-own = (many.query[:, :, 0], many.support[:, :, 0])
-other = (many.query[:, :, 0], many.support[:, :, 0].roll(1, 1))
-lengths, outside, seen = {}, {}, {}
-for kind, (q, s) in (("same class", own), ("another class", other)):
-    q, s = whole["DMF"][q.flatten()], whole["DMF"][s.flatten()]
-    with torch.no_grad():
-        moves = dmf.metafilter.offsets(q, s).unflatten(1, (9, 2))
-        outside[kind] = share_outside(
-            sampled_places(dmf.metafilter, q, s), q.shape[2:]
-        )
-    lengths[kind] = moves.norm(dim=2).flatten()
-    seen[kind] = moves
-# Maps of zeros move nothing, as the offset convolution has no bias.
-window = sampled_places(dmf.metafilter, 0 * q[:1], 0 * s[:1]).detach()
+asked = many.query[:, :, 0].flatten()
+partners = {
+    "same class": many.support[:, :, 0].flatten(),
+    "another class": many.support[:, :, 0].roll(1, 1).flatten(),
+}
+q, part = whole["DMF"][asked], dmf.metafilter
+moves, outside = {}, {}
+with torch.no_grad():
+    for kind, rows in partners.items():
+        s = whole["DMF"][rows]
+        moves[kind] = part.offsets(q, s).unflatten(1, (9, 2))
+        outside[kind] = share_outside(sampled_places(part, q, s), q.shape[2:])
+    # Maps of zeros move nothing, as the offset convolution has no bias.
+    window = sampled_places(part, 0 * q[:1], 0 * q[:1])
 resting = share_outside(window, q.shape[2:])
+lengths = {kind: move.norm(dim=2).flatten() for kind, move in moves.items()}
 figure, panel = plt.subplots(figsize=(5.2, 2.6))
 top = float(torch.quantile(lengths["same class"][:100_000], 0.995))
 bins = np.linspace(0, top, 41)
 for (kind, values), colour in zip(lengths.items(), (RIGHT, QUIET)):
-    shown = panel.hist(
-        values.numpy(),
-        bins,
-        histtype="step",
-        density=True,
-        lw=1.8,
-        color=colour,
-        label=kind,
-    )
+    how = {"histtype": "step", "density": True, "lw": 1.8, "color": colour}
+    shown = panel.hist(values.numpy(), bins, label=kind, **how)
 panel.set(xlabel="Length of an offset (cells)", ylabel="Density")
 legend = panel.legend()
 
 # %% tags=["hide-input"]
 middle = {kind: float(values.median()) for kind, values in lengths.items()}
-fixed = seen["same class"].mean((0, 3, 4)).norm(dim=-1).mean()
-turns = (seen["same class"] - seen["another class"]).norm(
-    dim=2
-).mean() / lengths["same class"].mean()
+fixed = float(moves["same class"].mean((0, 3, 4)).norm(dim=-1).mean())
+turns = float(
+    (moves["same class"] - moves["another class"]).norm(dim=2).mean()
+    / lengths["same class"].mean()
+)
 Markdown(
     f"Half of the offsets are longer than {middle['same class']:.2f} cells "
     f"for pairs of one class and than {middle['another class']:.2f} for "
-    f"pairs of two. {outside['same class']:.1%} of the samples fall outside "
-    f"the map and read zero; of an unmoved window it would be {resting:.1%}, "
-    "all of them at the border. The mean offset of a tap over all pairs and "
-    f"positions is {float(fixed):.2f} cells long, a habit rather than a "
-    "look. And when the support image is exchanged for one of another "
-    f"class, an offset changes by {float(turns):.0%} of its length. That is "
-    "the prototype's share: the convolution is linear, so an offset is a "
-    "query's part plus a prototype's part, without a term of both."
+    f"pairs of two, on a map of {q.shape[-1]} cells a side. (The paper's Sec. "
+    "5.4 names its limit: an object in the opposite corner is out of reach.) "
+    f"{outside['same class']:.1%} of the samples fall outside the map and "
+    f"read zero; of a window that stays it would be {resting:.1%}, all at "
+    "the border. Averaged over all pairs and positions, the offset of a cell "
+    f"of the window is still {fixed:.2f} cells long: that part is a habit, "
+    "not a look at the pair. With a partner of another class an offset "
+    f"changes by {turns:.0%} of the mean length. The convolution is linear: "
+    "an offset is a query's part plus a prototype's part, and only the "
+    "second can change with the partner."
 )
 
 # %% [markdown]
-# The paper's Fig. 3 shows points that gather on the object. Whether ours do
-# can be judged by eye above; the numbers say how far they go and how much
-# they care about the partner.
-#
 # ## What the filter does (paper: Fig. 4)
 #
 # Three one-shot pairs. The paper lays aligned query maps of five models
 # side by side: none, one and two alignments, the ODE, and CAN
-# {cite}`hou2019can`. CAN weighs positions but not channels, which is what
+# {cite}`hou2019can`. It says that aligned maps focus on the object and those
+# of no alignment and of CAN do so less, and that only the ODE highlights it
+# in all three pairs. CAN weighs positions but not channels, which is what
 # DMF does with **one group**; so that model stands here for it.
 
 # %%
@@ -291,54 +287,53 @@ def maps_of(what: str) -> torch.Tensor:
     return upsample(stacked, novel.size)
 
 
-figure = heatmap_overlay(
-    novel.images[left],
-    to_unit_range(maps_of("aligned")),
-    list(models),
-    title,
-)
+images = novel.images[left]
+shown = to_unit_range(maps_of("aligned"))
+figure = heatmap_overlay(images, shown, list(models), title)
 
 # %% [markdown]
-# Above, the channel mean of the aligned map, as in the paper. Below, the
-# **votes** for the right way, which is what the answer is made of. Each map
-# is stretched to its own range.
+# Above, the mean of the aligned map over channels, as in the paper. Below,
+# the **votes** for the right way, which the answer is made of. Each map is
+# stretched to its own range.
 
 # %%
-figure = heatmap_overlay(
-    novel.images[left],
-    to_unit_range(maps_of("scores")),
-    list(models),
-    title,
-)
+shown = to_unit_range(maps_of("scores"))
+figure = heatmap_overlay(images, shown, list(models), title)
 
 # %%
 net = models["ODE"]
-alone = [embed_images(net, novel.images[rows.flatten()]) for rows in own]
-after = align_pairs(net, *alone).scores.flatten(1)
+rows = torch.cat([asked, *partners.values()])
+trios = {
+    name: embed_images(each, novel.images[rows]).chunk(3)
+    for name, each in models.items()
+}
+after = align_pairs(net, *trios["ODE"][:2]).scores.flatten(1)
 net.metafilter.alignments = 0
-before = align_pairs(net, *alone).scores.flatten(1)
+before = align_pairs(net, *trios["ODE"][:2]).scores.flatten(1)
 net.metafilter.alignments = None
-standard = [
-    (v - v.mean(1, keepdim=True)) / v.std(1, keepdim=True)
-    for v in (before, after)
-]
-alike = (standard[0] * standard[1]).sum(1) / (before.shape[1] - 1)
+alike = [np.corrcoef(b, a)[0, 1] for b, a in zip(before, after)]
+r, r_width = interval(alike)
 
 # %% tags=["hide-input"]
 Markdown(
-    f"{'Five' if dense else 'Four'} networks, each with a backbone of its "
-    "own: what differs between them need not be the alignment. Within *one* "
-    "network it can be "
-    f"asked directly. Over {len(alike)} pairs of one class, the votes of the "
-    "ODE model before and after its own alignment correlate over positions "
-    f"with r = {float(alike.mean()):.3f} (lowest pair "
-    f"{float(alike.min()):.3f}). "
+    f"These are {'five' if dense else 'four'} networks, each with a backbone "
+    "of its own: what differs between their maps need not be the alignment. "
+    "Within *one* network it can be asked directly. Over "
+    f"{len(alike)} pairs of one class, the votes of the ODE model before and "
+    "after its own alignment correlate over positions with r = "
+    f"{r:.4f} ± {r_width:.4f} (lowest pair {min(alike):.3f}). "
     + (
-        "The alignment hardly moves where the votes are loud, so the figure "
-        "shows mostly what separate trainings made of the image, not what "
-        "the alignment does to it."
-        if alike.mean() > 0.9
+        "The alignment hardly moves where the votes are loud, so the figures "
+        "show mostly what separate trainings made of the image, and are no "
+        "evidence for the alignment."
+        if r > 0.9
         else "The alignment does move where the votes are loud."
+    )
+    + (
+        ""
+        if dense
+        else " (In this profile the column T = 2 is the ODE model, tested "
+        "with two alignments.)"
     )
 )
 
@@ -348,87 +343,67 @@ Markdown(
 # alignments at $f = 1$):
 
 # %%
-figure = heatmap_overlay(
-    novel.images[left],
-    ((maps_of("gain") - 1) / 3).clamp(0, 1),
-    list(models),
-    title,
-)
+shown = ((maps_of("gain") - 1) / 3).clamp(0, 1)
+figure = heatmap_overlay(images, shown, list(models), title)
 
+# %% [markdown]
+# How much does the gain of a model differ over positions, groups and pairs?
+# Each column below is the standard deviation over one of them, after a mean
+# over the two others. What the groups differ by in *all* pairs and places is
+# no look at the pair: a fixed list of channel weights, which any layer could
+# have learned.
 
 # %%
-def habit(gain: torch.Tensor) -> float:
-    """Spread over the groups of what is the same in all pairs and places."""
-    mean = gain.mean((0, 1, 2))
-    return float(mean.std()) if len(mean) > 1 else 0.0
-
-
-pairs = [rows.flatten() for rows in own]
-rows = []
-for name, net in models.items():
-    q = embed_images(net, novel.images[pairs[0]])
-    s = embed_images(net, novel.images[pairs[1]])
-    t = s.unflatten(0, (-1, 5)).roll(1, 1).flatten(0, 1)
-    same, different = align_pairs(net, q, s), align_pairs(net, q, t)
-    gain = net.metafilter.gain(same.filters)
-    cut = gain.mean((1, 2))  # (pairs, groups)
+rows, told = [], {}
+for name, each in models.items():
+    q, *others = trios[name]
+    same, other = (align_pairs(each, q, s) for s in others)
+    gain = each.metafilter.gain(same.filters)  # (pairs, h, w, groups)
+    told[name] = interval((same.gain - other.gain).mean((1, 2)))
+    over_groups = gain.mean((1, 2)).std(1, correction=0).mean()
     rows.append(
         {
             "": name,
-            "gain": float(gain.mean()),
+            "mean gain": float(gain.mean()),
             "over positions": float(same.gain.flatten(1).std(1).mean()),
-            "over groups": float(cut.std(1).mean())
-            if cut.shape[1] > 1
-            else 0.0,
+            "over groups": float(over_groups),
+            "of it in all pairs": float(gain.mean((0, 1, 2)).std(correction=0)),
             "over pairs": float(same.gain.mean((1, 2)).std()),
-            "groups, all pairs alike": habit(gain),
-            "same class": float(same.gain.mean()),
-            "another class": float(different.gain.mean()),
+            "same - another class": "{:+.4f} ± {:.4f}".format(*told[name]),
         }
     )
 table(rows, digits=3)
 
 # %% tags=["hide-input"]
 ode = next(row for row in rows if row[""] == "ODE")
-spread = {k: ode[k] for k in ("over positions", "over groups", "over pairs")}
-strongest = max(spread, key=spread.get)
+gap, width = told["ODE"]
 Markdown(
-    "The first column is the mean gain, the next three its standard "
-    "deviations, the fifth the fixed part of the one over groups, the last two "
-    "means over pairs of one class and of two. "
-    f"In the ODE model the gain differs most **{strongest}** "
-    f"({spread[strongest]:.3f}), against "
-    + " and ".join(f"{v:.3f} {k}" for k, v in spread.items() if k != strongest)
-    + ". The paper argues that channels matter more than positions; these "
+    "The paper (Fig. 1) argues that positions alone are not enough and "
+    "channels have to be weighed. In the ODE model the gain differs by "
+    f"{ode['over groups']:.3f} over groups, {ode['of it in all pairs']:.3f} "
+    "of it a fixed list for all pairs, and by "
+    f"{ode['over positions']:.3f} over positions: "
     + (
-        "spreads agree."
-        if spread["over groups"] > spread["over positions"]
-        else "spreads do not agree."
+        "more over groups"
+        if ode["over groups"] > ode["over positions"]
+        else "more over positions"
     )
-    + f" But of the spread over groups, {ode['groups, all pairs alike']:.3f} "
-    "is the same for every pair and place: to that extent the filter is a "
-    "fixed list of channel weights, which any layer could have learned."
-    + " Between a partner of the same class and of another the mean gain "
-    f"differs by {ode['same class'] - ode['another class']:+.4f}: "
-    "the filter decides "
+    + ". With a partner of the same class the mean gain is "
     + (
-        "mainly *where and which channels*, hardly *whether*, to amplify."
-        if abs(ode["same class"] - ode["another class"]) < max(spread.values())
-        else "also *whether* to amplify."
+        "not told apart from that with another"
+        if abs(gap) <= width
+        else "higher than with another"
+        if gap > 0
+        else "lower than with another"
     )
-    + (
-        ""
-        if dense
-        else " (In this profile the column T = 2 is the ODE model with its "
-        "gain swapped.)"
-    )
+    + f" ({gap:+.4f} ± {width:.4f})."
 )
 
 # %% [markdown]
 # ## To take away
 #
-# - Offsets can be drawn, but also counted: length, share outside, and how
-#   much they change with the partner.
+# - Offsets can be drawn, but also measured: their length, the share outside
+#   and how much they change with the partner.
 # - Maps of separately trained networks differ for many reasons. The gain
 #   map shows what the alignment itself does.
 # - "One group" keeps positions and gives up channels; the ablation page

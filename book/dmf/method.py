@@ -9,18 +9,18 @@
 # %% [markdown]
 # # DMF: the method
 #
-# A prototype is compared with a query as if both had been made for each
-# other. They have not: the bird sits in another corner, and half of the
-# channels speak of its branch. The *Dynamic Meta-filter* {cite}`xu2021dmf`
-# looks at both images first and then decides, for **this pair**, at every
-# position and for every group of channels, how much louder the query's
-# feature should be. Only then are the two compared.
+# A query is usually compared with a prototype as if the two had been made
+# for each other. They have not: the bird has turned its head, and many
+# channels speak of its branch. The *Dynamic Meta-filter* (DMF)
+# {cite}`xu2021dmf` looks at both first and then decides, for **this pair**,
+# at every position and for every group of channels, how much louder the
+# query's feature should be. Only then are the two compared.
 #
 # On this page you will
 #
 # - follow a pair through offsets, filter, alignment and vote,
 # - see why the "neural ODE" in the middle is an exponential function,
-# - check a head that is many times faster and gives the same numbers.
+# - check a faster head against the one that follows the equations.
 #
 # ```{figure} ../_assets/dmf.svg
 # :alt: A query map and a prototype map make offsets, a filter and a score.
@@ -57,10 +57,11 @@ use_book_style()
 # %% [markdown]
 # ## Where to look: offsets
 #
-# Both images go through the backbone, and the shots of a way are averaged
-# to one map $s$. The query map $q$ and $s$ are laid on top of each other,
-# and one $5 \times 5$ convolution reads from them, for every position, how
-# nine cells of a $3 \times 3$ window should move:
+# The backbone makes a map of every image, $h \times w$ cells (positions) of
+# $c$ channels. The maps of a way's shots are averaged to one, $s$. The query
+# map $q$ and $s$ are stacked, channel on channel. One $5 \times 5$
+# convolution reads from them, for every position, how the nine cells of a
+# $3 \times 3$ window on $s$ should move (Eq. 4 and 5 of the paper):
 #
 # $$
 # o = \mathrm{conv}_{5\times5}\,[\,q\,;\,s\,] \in \mathbb{R}^{18\times h
@@ -95,23 +96,24 @@ frame = panel.plot(2, 2, "s", ms=22, mfc="none", mec=RIGHT, mew=1.6)
 dots = panel.plot(places[:, 1], places[:, 0], "o", ms=7, color=WRONG)
 
 # %% [markdown]
-# The green frame is the query position, the orange dots are where the
-# prototype's map is read. Between cells it is read bilinearly; outside the
-# map it is zero.
+# The green frame is the query position, the orange dots are where $s$ is
+# read. Between cells it is read bilinearly; outside the map it is zero.
 #
 # ## What to do: the filter
 #
 # What stands at the nine places is mixed by one learned convolution $\Psi$,
-# a deformable one {cite}`dai2017deformable`, and squeezed into $(0, 1)$:
+# a deformable one {cite}`dai2017deformable`, and squeezed into $(0, 1)$ by
+# the sigmoid $\sigma$ (Eq. 6):
 #
 # $$
 # f = \sigma\bigl(\mathrm{deformconv}_{3\times3}(s, o; \Psi)\bigr) \in
 # (0, 1)^{g k^2 \times h \times w} .
 # $$
 #
-# There are $g$ filters of $k \times k$ taps at every position. The channels
-# are cut into $g$ blocks in their order, and a block shares a filter. All
-# published numbers have $k = 1$: **one number for a position and a group**.
+# There are $g$ filters of $k \times k$ numbers (taps) at every position. The
+# channels are cut into $g$ groups in their order, and a group shares a
+# filter. All published numbers have $k = 1$: **one number for a position
+# and a group**.
 
 # %%
 show_source(MetaFilter.filters)
@@ -119,9 +121,11 @@ show_source(MetaFilter.filters)
 # %% [markdown]
 # ## Doing it: the alignment
 #
-# The filter is applied to the query, rectified, and added, either $T$ times
-# (Eq. 7) or continuously for one unit of time (Eq. 9), as a neural ODE
-# {cite}`chen2018neuralode`. The rectifier is in the released code only;
+# The query is filtered ($f * q$; at $k = 1$ each channel times the number of
+# its group), rectified, and added to itself. This happens either $T$ times
+# (Eq. 7) or continuously for one unit of time (Eq. 9). The second is a
+# neural ODE {cite}`chen2018neuralode`: a layer whose output is the solution
+# of a differential equation. The rectifier is in the released code only;
 # without it negative features grow, too.
 #
 # $$
@@ -136,7 +140,9 @@ show_source(MetaFilter.field, MetaFilter.align)
 # %% [markdown]
 # ### A worked example
 #
-# Two channels, $q = (2, -1)$, and $f = \tfrac12$.
+# Two channels, $q = (2, -1)$, and $f = \tfrac12$. Of the two solvers, *rk4*
+# takes one step of a Runge-Kutta rule, and *dopri5* as many steps as its
+# tolerance asks for.
 
 # %%
 query = torch.tensor([2.0, -1.0]).view(1, 2, 1, 1)
@@ -166,16 +172,16 @@ table(
 # The negative channel never moves: its product is negative, and the
 # rectifier stops it. The positive one grows and stays positive. So at
 # $k = 1$ the differential equation is $\dot q = f q$ wherever $q > 0$, with
-# a filter that does not change on the way. Its solution is known from
-# school:
+# a filter that does not change on the way. Its solution is the exponential
+# function:
 #
 # $$
 # \hat q = q \cdot e^{f} \;\text{ where } q > 0, \qquad
 # \hat q = q \;\text{ elsewhere.}
 # $$
 #
-# $T$ recursions give $(1 + f)^T$ in place of $e^f$. The paper's Table 2d
-# compares these curves:
+# $T$ recursions give $(1 + f)^T$ in place of $e^f$. So the paper's Table 2d,
+# read by its Eq. 7 and 9, compares these curves:
 
 # %%
 f = torch.linspace(0, 1, 101)
@@ -218,15 +224,16 @@ Markdown(
     f"by {middle['T = 2']:.2f}. The ODE lies between one and two recursions "
     f"all the way; it can never exceed $e$ = {math.e:.2f}. What the network "
     "learns is $f$: wherever their ranges overlap, two curves can give the "
-    "same factor by different $f$. Only the end differs: 2, $e$, 4 or 8."
+    "same factor by different $f$. Only the end differs: 2, $e$, 4 or 8. The "
+    "ablations page has what the choice is worth in accuracy."
 )
 
 # %% [markdown]
 # ## The vote: a classifier without weights of its own
 #
-# The weights come from the prototype's map: unit length at every position,
-# then averaged. Every position of the aligned query votes by a plain
-# product; the image's score is the mean vote.
+# The weights $w_n$ of way $n$ come from its map $s_n$: unit length at every
+# position $p$, then averaged. Every position of the aligned query $\hat q_n$
+# votes by a plain product, $r_n^p$; the image's score is the mean vote.
 #
 # $$
 # w_n = \frac{1}{hw}\sum_p \frac{s_n^p}{\lVert s_n^p \rVert}, \qquad
@@ -260,10 +267,10 @@ table(
 # ## The two losses
 #
 # At every position two questions are asked. Which way of the episode
-# ($\ell_f$, on the aligned maps)? Which of all base classes ($\ell_g$, by a
-# $1 \times 1$ convolution on the query map *before* alignment)? Map and
-# weights are the released code's; the paper aligns first and halves
-# $\ell_g$ instead.
+# ($\ell_f$, on the aligned maps; $y$ is the query's own way)? Which of all
+# base classes ($\ell_g$, cross-entropy after a $1 \times 1$ convolution of
+# the query map *before* alignment)? Map and weights are the released code's;
+# the paper aligns first and halves $\ell_g$ instead (Eq. 10 to 12).
 #
 # $$
 # \ell_f = -\frac1{hw}\sum_p \log\frac{\exp r_y^p}{\sum_n \exp r_n^p},
@@ -287,10 +294,10 @@ net = build_method(
 images = torch.rand(net.batches.images, 3, 32, 32)
 batch = Batch(images, torch.arange(3).repeat_interleave(3), net.batches)
 parts = {
-    "backbone": net.backbone,
-    "offset convolution": net.metafilter.offset,
+    "backbone": list(net.backbone.parameters()),
+    "offset convolution": list(net.metafilter.offset.parameters()),
     "Ψ": [net.metafilter.psi],
-    "global classifier": net.classifier,
+    "global classifier": list(net.classifier.parameters()),
 }
 rows = []
 for name, label in (("few_shot", "few-shot loss"), ("global", "global loss")):
@@ -300,12 +307,9 @@ for name, label in (("few_shot", "few-shot loss"), ("global", "global loss")):
         {"": label}
         | {
             part: "x"
-            if any(
-                p.grad is not None and bool(p.grad.abs().sum() > 0)
-                for p in getattr(group, "parameters", lambda g=group: g)()
-            )
+            if any(p.grad is not None and p.grad.any() for p in weights)
             else ""
-            for part, group in parts.items()
+            for part, weights in parts.items()
         }
     )
 table(rows)
@@ -313,16 +317,16 @@ table(rows)
 # %% [markdown]
 # Only the few-shot loss teaches the filter. The backbone hears both.
 #
-# ## The same numbers, much faster
+# ## The same numbers, faster
 #
-# Written down as it stands, the head forms whole maps of every pair: 600 of
-# them in a training step, each with 640 channels at the paper's size. Four
-# identities spare all that:
+# Followed to the letter, the equations form whole maps of every pair. A
+# training step has 4 episodes of 30 queries and 5 ways, 600 pairs, each of
+# 640 channels at the paper's size. Four identities spare all that:
 #
 # 1. The offset convolution is linear: once an image, then added for a pair.
 # 2. Sampling commutes with mixing channels: mix by $\Psi$ once a way, and
 #    sample only $g$ channels for a pair.
-# 3. The ODE is the factor $e^f$.
+# 3. At $k = 1$ the ODE is the factor $e^f$.
 # 4. A score needs only each group's share of $w^\top q$, so no aligned map
 #    is formed.
 
@@ -341,8 +345,9 @@ for name, fast in (("plain", False), ("fast", True)):
         start = time.process_time()
         features = head.test_features(maps)
         support = features[:5].view(1, 5, 1, *features.shape[1:])
-        votes[name] = head.match(support, features[None, 5:])[1]
-        votes[name].square().mean().backward()
+        scores = head.match(support, features[None, 5:])[1]
+        scores.square().mean().backward()
+        votes[name] = scores.detach()
         seconds[name] = time.process_time() - start
 size = float(votes["plain"].abs().max())
 apart = float((votes["plain"] - votes["fast"]).abs().max()) / size
@@ -350,19 +355,19 @@ apart = float((votes["plain"] - votes["fast"]).abs().max()) / size
 # %% tags=["hide-input"]
 Markdown(
     f"Forward and back through 150 pairs of {channels} x {side} x {side} "
-    f"maps: {1000 * seconds['plain']:.0f} ms for the plain head, "
-    f"{1000 * seconds['fast']:.0f} ms for the fast one, "
-    f"{seconds['plain'] / max(seconds['fast'], 1e-9):.0f} times less. The "
-    f"scores differ by {apart:.0e} of the largest at most. The gap widens "
-    "with the number of channels (`python -m benchmarks.dmf` has the paper's "
-    "shapes). The fast head is the default here; the plain one stays as the "
-    "reference that the tests hold it against."
+    f"maps: {1000 * seconds['plain']:.0f} ms of processor time for the plain "
+    f"head, {1000 * seconds['fast']:.0f} ms for the fast one, a ratio of "
+    f"{seconds['plain'] / max(seconds['fast'], 1e-9):.1f}. The scores differ "
+    f"by {apart:.0e} of the largest at most. The fast head is the default "
+    "here; the plain one stays as the reference that the tests hold it "
+    "against. `benchmarks/README.md` has time and memory at the paper's "
+    "shapes."
 )
 
 # %% [markdown]
 # ## To take away
 #
-# - A filter in $(0, 1)$ for every pair, position and group of channels,
+# - A number in $(0, 1)$ for every pair, position and group of channels,
 #   read from nine moved cells of the prototype's map.
 # - With the published kernel the ODE *is* the factor $e^f$ on positive
 #   features; recursions are $(1 + f)^T$. Nothing is solved.
