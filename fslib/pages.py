@@ -168,6 +168,25 @@ def gain_table(
     )
 
 
+def earned(made: Sequence[Record], against: Sequence[Record], shots: Sequence[int] = (1, 5)) -> str:
+    """Whether a part earns its place, as far as the intervals of the paired differences tell.
+
+    Args:
+        made: Records with the part, one a seed.
+        against: Records without it.
+        shots: All of them have a say.
+
+    Returns:
+        `yes` (better at one at least, worse at none), `no`, `both ways` or `cannot be told`.
+    """
+    pairs = [compare(made, against, shot) for shot in shots]
+    better = any(mean > ci95 for mean, ci95 in pairs)
+    worse = any(mean < -ci95 for mean, ci95 in pairs)
+    if better:
+        return "both ways" if worse else "yes"
+    return "no" if worse else "cannot be told"
+
+
 def beside_published(
     paper: pd.DataFrame,
     groups: Mapping[str, Sequence[Record]],

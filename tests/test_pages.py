@@ -63,6 +63,20 @@ def test_each_shot_has_its_clause(two):
     )
 
 
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ({1: (2.0, 1.0), 5: (0.5, 1.0)}, "yes"),
+        ({1: (-2.0, 1.0), 5: (0.5, 1.0)}, "no"),
+        ({1: (2.0, 1.0), 5: (-2.0, 1.0)}, "both ways"),
+        ({1: (1.0, 1.0), 5: (0.0, 0.0)}, "cannot be told"),
+    ],
+)
+def test_a_part_earns_its_place_beyond_its_interval(monkeypatch, differences, verdict):
+    monkeypatch.setattr(pages, "compare", lambda _, __, shot: differences[shot])
+    assert pages.earned([], []) == verdict
+
+
 def test_published_rows_stand_above_ours(two):
     paper = pages.published("CIFAR-FS", ("5-way 1-shot", "5-way 5-shot"), "bml")
     paper = paper[paper["method"] == "BML"]
