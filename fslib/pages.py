@@ -168,6 +168,22 @@ def gain_table(
     )
 
 
+def above_chance(name: str, records: Sequence[Record], shot: int = 1) -> str:
+    """How far a method has come from guessing, with a warning below twice the rate of guessing.
+
+    Args:
+        name: Of the method.
+        records: Its records, one a seed.
+        shot: Support images of a class.
+    """
+    mean, ci95, _ = mean_over_seeds(records, shot)
+    chance = 100 / records[0].episodes["way"]
+    said = f"At {shot} shot {name} reaches {mean:.2f} ± {ci95:.2f} %; guessing gives {chance:.0f} %"
+    if mean < 2 * chance:
+        return f"{said}. So short a training says little for or against any of its parts."
+    return f"{said}."
+
+
 def earned(made: Sequence[Record], against: Sequence[Record], shots: Sequence[int] = (1, 5)) -> str:
     """Whether a part earns its place, as far as the intervals of the paired differences tell.
 

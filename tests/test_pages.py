@@ -77,6 +77,13 @@ def test_a_part_earns_its_place_beyond_its_interval(monkeypatch, differences, ve
     assert pages.earned([], []) == verdict
 
 
+def test_little_is_claimed_near_chance(two, tmp_path):
+    said = pages.above_chance("CE", two[0])
+    assert said.startswith("At 1 shot CE reaches") and said.endswith("guessing gives 20 %.")
+    near = pages.above_chance("CE", [recorded(tmp_path / "near", -18)])
+    assert near.endswith("little for or against any of its parts.")
+
+
 def test_published_rows_stand_above_ours(two):
     paper = pages.published("CIFAR-FS", ("5-way 1-shot", "5-way 5-shot"), "bml")
     paper = paper[paper["method"] == "BML"]

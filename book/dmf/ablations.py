@@ -35,6 +35,7 @@ import pandas as pd
 from fslib.backbones import build_backbone
 from fslib.heads.alignment import usual_groups
 from fslib.pages import (
+    above_chance,
     accuracies,
     at_each_shot,
     earned,
@@ -369,10 +370,10 @@ figure = interval_plot(
 
 # %% tags=["hide-input"]
 swap = {b: compare(cross["ODE", b], whole, 1) for b in (0, 1, 2, 3)}
-filter_counts = abs(swap[0][0]) > swap[0][1]
 curve = max((1, 2, 3), key=lambda b: abs(swap[b][0]))
-curve_counts = abs(swap[curve][0]) > swap[curve][1]
+count = any(abs(swap[b][0]) > swap[b][1] for b in (0, curve))
 gap = abs(swap[0][0]) - abs(swap[curve][0])
+width = swap[0][1] + swap[curve][1]
 Markdown(
     "The figure takes the lower row apart, in paired differences. For the "
     "model trained with the ODE, "
@@ -384,12 +385,12 @@ Markdown(
     + (
         "Neither the filter nor the curve it goes through can be shown to "
         "matter at test."
-        if not filter_counts and not curve_counts
+        if not count
         else "So the filter counts for more than the curve it goes through."
-        if filter_counts and gap > swap[0][1] + swap[curve][1]
-        else "Exchanging the curve moves it by as much or more."
-        if gap < 0
-        else "How that ranks beside exchanging the curve cannot be told."
+        if gap > width
+        else "So the curve counts for more than the filter that feeds it."
+        if gap < -width
+        else "Whether filter or curve counts for more cannot be told."
     )
 )
 
@@ -398,6 +399,9 @@ Markdown(
 #
 # All of the above: what each part brings to the DMF that has it, over the
 # same without it.
+
+# %% tags=["hide-input"]
+Markdown(above_chance("DMF", whole))
 
 # %%
 parts = {

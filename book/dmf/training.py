@@ -36,6 +36,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from fslib.heads.alignment import usual_groups
 from fslib.pages import (
+    above_chance,
     accuracies,
     at_each_shot,
     beside_published,
@@ -187,7 +188,11 @@ rows += [(s, b, same_maps[s], baselines[b][:1]) for s, b in zip(same, own)]
 figure = interval_plot(gains({f"{a} - {b}": both for a, b, *both in rows}))
 
 # %% tags=["hide-input"]
-Markdown("\n".join(f"- {at_each_shot(*row)}." for row in rows))
+Markdown(
+    above_chance("DMF", dmf)
+    + "\n\n"
+    + "\n".join(f"- {at_each_shot(*row)}." for row in rows)
+)
 
 # %% [markdown]
 # The first four rows of the figure and the first two points of the list are
