@@ -189,9 +189,9 @@ def told(kind: str) -> str:
     as_told = base[low] < base[0.0] and best < 0
     return (
         f"on base classes the ratio at m = {low:g} is "
-        f"{base[low] / base[0.0] - 1:+.0%} against m = 0; on novel classes it "
+        f"{base[low] / base[0.0] - 1:+.1%} against m = 0; on novel classes it "
         f"is highest at m = {best:g}"
-        + (f" ({novel[best] / novel[0.0] - 1:+.0%})" if best else "")
+        + (f" ({novel[best] / novel[0.0] - 1:+.1%})" if best else "")
         + f". That {'fits' if as_told else 'does not fit'} the paper's story"
     )
 
@@ -365,13 +365,12 @@ Markdown(
     f"{low.ratio:.1f}, {none.ratio:.1f} and {high.ratio:.1f} from the "
     "negative to the positive margin, "
     + (
-        "rising with the margin: the bunches get tighter, as the drawing on "
-        "the first page of this chapter has it."
+        "rising with the margin"
         if low.ratio < none.ratio < high.ratio
-        else "not simply rising with the margin as the drawing on the first "
-        "page of this chapter has it."
+        else "not simply rising with the margin"
     )
-    + " One network for each margin, so read it as an illustration."
+    + " as the drawing on the first page of this chapter has it. One network "
+    "for each margin, so read it as an illustration."
 )
 
 # %% [markdown]

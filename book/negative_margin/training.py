@@ -191,9 +191,7 @@ for first, second in pairs[:2]:
         + " over its plain classifier (miniImageNet, ResNet-18, settings tuned "
         f"apart). Here {at_each_shot(first, second, main[first], main[second])}"
     )
-said += [
-    f"{a} and {b}: {at_each_shot(a, b, main[a], main[b])}" for a, b in pairs[2:]
-]
+said += [f"Here, {at_each_shot(a, b, main[a], main[b])}" for a, b in pairs[2:]]
 Markdown("\n".join(f"- {line}." for line in said))
 
 # %% [markdown]
@@ -329,7 +327,7 @@ if transfer:
         for name, options in {**asked, **baselines}.items()
     }
     said += f" Here the networks go to {transfer}:\n\n" + "\n".join(
-        f"- {at_each_shot(a, b, away[a], away[b])}." for a, b in pairs
+        f"- There, {at_each_shot(a, b, away[a], away[b])}." for a, b in pairs
     )
     shown = table(accuracies(away))
 else:
