@@ -348,9 +348,14 @@ def spread(group_of) -> float:
 
 
 product = spread(lambda s, p: p)
-between = np.ptp([cells[s, 0.0][0].accuracy["5"]["mean"] for s in scales])
+by_accuracy = sorted(
+    scales, key=lambda s: cells[s, 0.0][0].accuracy["5"]["mean"]
+)
+between, width = compare(
+    cells[by_accuracy[-1], 0.0], cells[by_accuracy[0], 0.0], 5
+)
 largest = max(abs(gain) for gain, _ in gained.values())
-ci95 = max(width for _, width in gained.values())
+ci95 = max(ci for _, ci in gained.values())
 Markdown(
     "At five shots the gain over the same scale without a margin differs by "
     f"{product:.2f} points on average between scales that share the product"
@@ -367,13 +372,13 @@ Markdown(
         if product <= ci95
         else "So the product alone does not settle what a margin brings. "
     )
-    + f"Without any margin the scales differ by {between:.2f} points, and no "
-    f"margin moves a network by more than {largest:.2f}: "
+    + f"Without any margin the scales differ by {between:.2f} ± {width:.2f} "
+    f"points, and no margin moves a network by more than {largest:.2f}: "
     + (
         "the scale by itself does more."
-        if between > largest + ci95
+        if between - largest > max(width, ci95)
         else "the margin does more."
-        if largest > between + ci95
+        if largest - between > max(width, ci95)
         else "neither clearly does more."
     )
 )
@@ -499,7 +504,7 @@ Markdown(
         "the **sign** of the margin's effect depends on the step. "
         if len(set(clear.values())) > 1
         else "the margin's effect is clear of zero under "
-        f"{len(clear) or 'none'} of {len(effects)} ways to take steps"
+        f"{len(clear) or 'none'} of the {len(effects)} ways to take steps"
         + (", always with the same sign. " if len(clear) > 1 else ". ")
     )
     + "Each at its best step, "
@@ -580,7 +585,7 @@ Markdown(
     f"Over {few.episodes:,} episodes at five shots "
     + " and ".join(
         f"the margin's effect on the {kind} loss is clear of zero under "
-        f"{len(found) or 'none'} of {len(heads)} heads"
+        f"{len(found) or 'none'} of the {len(heads)} heads"
         + (", with both signs" if len(set(found)) > 1 else "")
         for kind, found in signs.items()
     )

@@ -232,10 +232,10 @@ axes[0].set_ylabel("Share of the images (%)")
 
 # %% tags=["hide-input"]
 Markdown(
-    f"The class is *{short_name(data['test'].class_names[shown], 40)}*. At "
+    f"The class is *{short_name(data['test'].class_names[shown], 40)}*. Its "
+    "largest share is "
     + ", ".join(
-        f"m = {m:g} its largest share is "
-        f"{100 * float(looks['dot', m].peaks[shown].max()):.0f} %"
+        f"{100 * float(looks['dot', m].peaks[shown].max()):.0f} % at m = {m:g}"
         for m in three
     )
     + ". The paper expects one high bar below zero and several above; one "

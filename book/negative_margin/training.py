@@ -189,9 +189,12 @@ for first, second in pairs[:2]:
             for s in gain.index
         )
         + " over its plain classifier (miniImageNet, ResNet-18, settings tuned "
-        f"apart). Here {at_each_shot(first, second, main[first], main[second])}"
+        "apart). Measured, "
+        + at_each_shot(first, second, main[first], main[second])
     )
-said += [f"Here, {at_each_shot(a, b, main[a], main[b])}" for a, b in pairs[2:]]
+said += [
+    f"Measured, {at_each_shot(a, b, main[a], main[b])}" for a, b in pairs[2:]
+]
 Markdown("\n".join(f"- {line}." for line in said))
 
 # %% [markdown]
@@ -327,7 +330,7 @@ if transfer:
         for name, options in {**asked, **baselines}.items()
     }
     said += f" Here the networks go to {transfer}:\n\n" + "\n".join(
-        f"- There, {at_each_shot(a, b, away[a], away[b])}." for a, b in pairs
+        f"- Measured, {at_each_shot(a, b, away[a], away[b])}." for a, b in pairs
     )
     shown = table(accuracies(away))
 else:
