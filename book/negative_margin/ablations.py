@@ -145,6 +145,7 @@ def draw(lines: dict, xlabel: str, paper: bool = False) -> None:
         panel.axvline(0, lw=0.6, color="black")
         panel.set(xlabel=xlabel, title=f"{shot} shot")
         panel.grid(axis="y")
+        panel.locator_params(axis="x", nbins=6)
     axes[0].set_ylabel("Change against no margin (points)")
     entries = axes[0].get_legend_handles_labels()
     figure.legend(*entries, loc="outside lower center", ncols=3)
@@ -273,6 +274,7 @@ for panel, (kind, title) in zip(
     panel.axvline(0, lw=0.6, color="black")
     panel.set(xlabel="Margin m", title=title)
     panel.grid(axis="y")
+    panel.locator_params(axis="x", nbins=6)
 axes[0].errorbar(
     list(right),
     [interval(r)[0] for r in right.values()],

@@ -150,6 +150,7 @@ def draw(value, lines: dict, ylabel: str) -> None:
         panel.set(xlabel="Margin m", title=title)
         panel.set_ylim(0)
         panel.grid(axis="y")
+        panel.locator_params(axis="x", nbins=6)
     axes[0].set_ylabel(ylabel)
     entries = axes[0].get_legend_handles_labels()
     figure.legend(*entries, loc="outside lower center", ncols=2)
@@ -228,7 +229,7 @@ for panel, m, colour in zip(axes, three, (BELOW, NONE, ABOVE)):
     effective = float(looks["dot", m].effective[shown])
     panel.set_title(f"m = {m:g}: {effective:.1f} peaks", size=8.5)
     panel.grid(axis="y")
-axes[0].set_ylabel("Share of the images (%)")
+axes[0].set_ylabel("Mean softmax (%)")
 
 # %% tags=["hide-input"]
 Markdown(
