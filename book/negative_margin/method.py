@@ -291,8 +291,6 @@ table(
 )
 
 # %% [markdown]
-# Two small shares beside a large one count as half a peak more.
-#
 # ## At test
 #
 # The layer over the base classes is of no use for new ones. In this book a
@@ -320,4 +318,3 @@ show_source(fine_tune)
 # 1. `margin = -0.5`: how much of the pull is left? What would a network
 #    learn?
 # 2. `scale = 10`: which margin is as large in logits as -0.05 is at 30?
-# 3. Spread the two classes in the plane until the ratio is 1.
