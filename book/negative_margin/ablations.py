@@ -494,21 +494,14 @@ table(
 )
 
 # %% tags=["hide-input"]
-effects = {name: compare(*pair, 5) for name, pair in steps.items()}
+effects = [compare(*pair, 5) for pair in steps.values()]
 best_plain = max(steps, key=lambda n: mean_over_seeds(steps[n][1], 5)[0])
 best_other = max(steps, key=lambda n: mean_over_seeds(steps[n][0], 5)[0])
-clear = {
-    n: np.sign(mean) for n, (mean, ci95) in effects.items() if abs(mean) > ci95
-}
+signs = [np.sign(mean) for mean, ci95 in effects if abs(mean) > ci95]
 Markdown(
-    "At five shots "
-    + (
-        "the **sign** of the margin's effect depends on the step. "
-        if len(set(clear.values())) > 1
-        else "the margin's effect is clear of zero under "
-        f"{len(clear) or 'none'} of the {len(effects)} ways to take steps"
-        + (", always with the same sign. " if len(clear) > 1 else ". ")
-    )
+    "At five shots the margin's effect is clearly above zero under "
+    f"{signs.count(1) or 'none'} of the {len(effects)} ways to take steps and "
+    f"clearly below under {signs.count(-1) or 'none'}. "
     + "Each at its best step, "
     + in_words(
         f"m = -0.3 ({best_other})",
@@ -585,10 +578,10 @@ for name, pair in by_head.items():
         signs[name.split(":")[0]].append(np.sign(mean))
 Markdown(
     f"Over {few.episodes:,} episodes at five shots "
-    + " and ".join(
-        f"the margin's effect on the {kind} loss is clear of zero under "
-        f"{len(found) or 'none'} of the {len(heads)} heads"
-        + (", with both signs" if len(set(found)) > 1 else "")
+    + "; ".join(
+        f"the margin's effect on the {kind} loss is clearly above zero under "
+        f"{found.count(1) or 'none'} of the {len(heads)} heads and clearly "
+        f"below under {found.count(-1) or 'none'}"
         for kind, found in signs.items()
     )
     + ". On the plain cosine network, "

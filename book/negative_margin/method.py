@@ -12,14 +12,14 @@
 # Face recognition trains with a **margin**: the true class has to win not
 # by a hair but by a distance. *Negative Margin Matters*
 # {cite}`liu2020negative` turns the sign around. In few-shot learning the
-# base classes are only there to be learned from, and whoever squeezes them
-# into tight bunches may break the classes that come later.
+# base classes are only there to be learned from, and squeezing them into
+# tight bunches may break up the novel classes that come later.
 #
 # On this page you will
 #
 # - see the idea in one picture and the whole method in two lines of code,
 # - follow one image through the loss, with numbers,
-# - meet the two quantities by which the paper explains itself.
+# - meet the two quantities that put the paper's explanation to the test.
 #
 # ```{figure} ../_assets/negative_margin.svg
 # :alt: Tight base classes break a novel class up, loose ones keep it whole.
@@ -55,7 +55,7 @@ from torch.nn.functional import cross_entropy
 use_book_style()
 
 # %% [markdown]
-# ## A classifier of directions
+# ## A classifier without bias
 #
 # ```{figure} ../_assets/negative_margin_loss.svg
 # :alt: From an image to the loss, and what is kept for the test.
@@ -66,8 +66,8 @@ use_book_style()
 # ```
 #
 # All base classes are told apart at once. A weight vector $w_c$ stands for
-# each class, and the similarity of the feature $z$ to it is a cosine
-# (the paper's *neg-cosine*) or a dot product (*neg-softmax*):
+# each class $c$, and the similarity $S_c$ of the feature $z$ to it is a
+# cosine (the paper's *neg-cosine*) or a dot product (*neg-softmax*):
 #
 # $$
 # S_c = \frac{z^\top w_c}{\lVert z\rVert\,\lVert w_c\rVert}
@@ -81,15 +81,18 @@ show_source(NegativeMargin.similarity)
 # ## The margin
 #
 # The margin $m$ is taken off the similarity of the **true** class $y$, and
-# the scale $s$ turns similarities into logits:
+# the scale $s$ turns similarities into logits ($[c = y]$ is one for the
+# true class and zero for the others):
 #
 # $$
-# L = -\log\operatorname{softmax}\bigl(s\,(S_c - m\,[c = y])\bigr)_y .
+# L = -\log\operatorname{softmax}_c
+#   \bigl(s\,(S_c - m\,[c = y])\bigr)_y .
 # $$
 #
 # With $m > 0$ the true class is handicapped and has to be better than the
-# others by $m$: CosFace {cite}`wang2018cosface`. With $m = 0$ this is a
-# plain classifier. With $m < 0$ the true class gets a present.
+# others by $m$; on cosines that is CosFace {cite}`wang2018cosface`. With
+# $m = 0$ this is a plain classifier. With $m < 0$ the true class gets a
+# head start.
 
 # %%
 show_source(lower_true)
@@ -98,7 +101,8 @@ show_source(lower_true)
 # ### A worked example
 #
 # Three base classes, cosines 0.30, 0.25 and 0.10, and the second is the
-# true one: the network is wrong, but not by much.
+# true one: the network is wrong, but not by much. The *pull* is the slope
+# of the loss: how hard one step of descent lifts the true cosine.
 
 # %%
 cosines = torch.tensor([[0.30, 0.25, 0.10]])
@@ -123,18 +127,18 @@ table(rows, digits=3)
 at = {row["margin"]: row for row in rows}
 pull = {m: row["pull on the true cosine"] for m, row in at.items()}
 Markdown(
-    f"Without a margin the loss is {at[0.0]['loss']:.2f}, and its slope "
-    f"pulls the true cosine up with a strength of {pull[0.0]:.1f}. A margin "
-    f"of {margin:g} leaves {pull[margin] / pull[0.0]:.0%} of that pull and "
-    f"-0.3 leaves {pull[-0.3] / pull[0.0]:.1%}: an image that lies *roughly* "
-    "right is let go. "
+    f"Without a margin the loss is {at[0.0]['loss']:.2f} and the pull "
+    f"{pull[0.0]:.1f}. A margin of {margin:g} leaves "
+    f"{pull[margin] / pull[0.0]:.0%} of that pull and -0.3 leaves "
+    f"{pull[-0.3] / pull[0.0]:.1%}: an image that lies *roughly* right is "
+    "let go. "
     + (
         "With -0.1 the wrong answer even counts as right. "
         if at[-0.1]["counts as right"] == "yes"
         else ""
     )
-    + "An accuracy computed from these logits therefore says nothing; this "
-    "book logs the accuracy without the margin."
+    + "So an accuracy computed from these logits flatters the network; this "
+    "book logs the one without the margin."
 )
 
 # %% [markdown]
@@ -147,20 +151,26 @@ Markdown(
 # $$
 #
 # so for one image only the product $s\,m$ counts, the margin in logits. The
-# released models use between -1.5 and -0.025 of it.
+# authors' settings for this paper lie between -1.5 and -0.025.
 
 # %%
 p = torch.linspace(0.005, 0.995, 199)
 figure, axes = plt.subplots(1, 2, figsize=(6.9, 2.7))
-for product, dash in ((1.25, ":"), (0.0, "-"), (-0.6, "--"), (-1.5, "-.")):
+for product, dash, colour in (
+    (1.25, ":", "#56B4E9"),
+    (0.0, "-", "#6b6b6b"),
+    (-0.6, "--", "#D55E00"),
+    (-1.5, "-.", "#D55E00"),
+):
     odds = torch.exp(torch.tensor(product)) * (1 - p) / p
     label = f"$s\\,m$ = {product:g}".replace("-", "\N{MINUS SIGN}")
-    axes[0].plot(p, torch.log1p(odds), dash, label=label)
-    axes[1].plot(p, odds / (1 + odds), dash, label=label)
-axes[0].set(xlabel="Probability without margin", title="Loss")
-axes[1].set(xlabel="Probability without margin", title="Pull on the true logit")
+    axes[0].plot(p, torch.log1p(odds), dash, color=colour, label=label)
+    axes[1].plot(p, odds / (1 + odds), dash, color=colour, label=label)
+axes[0].set_title("Loss")
+axes[1].set_title("Pull on the true logit")
 axes[0].legend()
 for axis in axes:
+    axis.set_xlabel("Probability p of the true class, no margin")
     axis.grid(axis="y")
 
 # %% tags=["hide-input"]
@@ -169,15 +179,20 @@ half = {
     for product in (-0.025, -0.6, -1.5, 1.25)
 }
 Markdown(
-    "Right, how hard an image still pulls. Where the network is in two minds "
-    f"($p$ = 0.5), a product of -0.6 leaves {half[-0.6] / 1:.0%} of the pull "
-    f"that a plain classifier has, -1.5 leaves {half[-1.5]:.0%}, and "
-    f"-0.025 leaves {half[-0.025]:.0%}. A positive product of 1.25 "
-    f"turns it up to {half[1.25]:.0%}. Nothing else changes: a margin below "
-    "zero is a classifier that is content sooner."
+    "Left, a margin below zero lowers the loss by itself: losses of two "
+    "margins cannot be compared. Right, the pull. Where the network is in two "
+    f"minds ($p$ = 0.5), a product of -0.6 leaves {half[-0.6]:.0%} of the "
+    f"pull of a plain classifier, -1.5 leaves {half[-1.5]:.0%}, and -0.025 "
+    f"leaves {half[-0.025]:.0%}; 1.25 turns it up to {half[1.25]:.0%}."
 )
 
 # %% [markdown]
+# The pulls on all logits of an image are multiplied by one factor,
+# $e^{sm} / (p + e^{sm} (1 - p))$. So a margin does not change where an image
+# pulls, only how hard: below zero the images that are already right lose up
+# to $1 - e^{sm}$ of their weight and those that are quite wrong almost
+# none. A margin below zero is a classifier that is content sooner.
+#
 # ## One table for all margins of this book
 #
 # A softmax does not care about a constant. Taking $m$ off the true
@@ -191,10 +206,11 @@ generator = torch.Generator().manual_seed(seed)
 scores = 2 * torch.rand((1000, 64), generator=generator) - 1
 labels = torch.randint(64, (1000,), generator=generator)
 one = cross_entropy(lower_true(scores, labels, scale, margin), labels)
-other = cross_entropy(
-    add_margins(scale * scores, labels, scale * margin), labels
+tabled = add_margins(scale * scores, labels, scale * margin)
+Markdown(
+    f"The loss of 1,000 random images over 64 classes is {one:.5f} written "
+    f"one way and {cross_entropy(tabled, labels):.5f} written the other."
 )
-print(f"{one:.6f} {other:.6f}")
 
 # %% [markdown]
 # ## How to see it: discriminability
@@ -209,8 +225,10 @@ print(f"{one:.6f} {other:.6f}")
 #   \lVert \mu_c - \mu_{c'} \rVert^2 ,
 # $$
 #
-# and their ratio is the **discriminability**. Both have a closed form, so
-# twelve thousand images take a fraction of a second.
+# and the **discriminability** is $D_\text{inter} / D_\text{intra}$. The
+# paper's abstract names the quantity; this formula and the next are the
+# book's reading of it. Both spreads have a closed form, so no pair of
+# images is visited.
 
 # %%
 show_source(discriminability)
@@ -239,13 +257,15 @@ for apart in (20, 40):
 table(rows, digits=4)
 
 # %% [markdown]
-# The paper's claim in these terms: as $m$ falls, the ratio falls on **base**
+# Twice the angle within a class, and the ratio falls from 64 to 15. The
+# paper's claim in these terms: as $m$ falls, the ratio falls on **base**
 # classes, and on **novel** ones it first rises.
 #
 # ## How to see it: peaks
 #
 # Send the images of a novel class $j$ through the base classifier, margin
-# off, and average its answers:
+# off, as an author explains it to a user, and average the answers over base
+# classes $k$:
 #
 # $$
 # P_{jk} = \operatorname*{mean}_{i \in j}
@@ -260,13 +280,12 @@ table(rows, digits=4)
 show_source(base_peaks, effective_peaks)
 
 # %%
-shares = torch.tensor([[1.0, 0, 0, 0], [0.5, 0.5, 0, 0], [0.9, 0.05, 0.05, 0]])
+shares = [[1.0, 0, 0, 0], [0.5, 0.5, 0, 0], [0.9, 0.05, 0.05, 0], [0.25] * 4]
 table(
     [
-        {"shares of four base classes": str(s.tolist()), "effective peaks": e}
-        for s, e in zip(
-            [x.round(decimals=2) for x in shares.double()],
-            effective_peaks(shares).tolist(),
+        {"shares of four base classes": str(share), "effective peaks": peaks}
+        for share, peaks in zip(
+            shares, effective_peaks(torch.tensor(shares)).tolist()
         )
     ]
 )
@@ -275,11 +294,11 @@ table(
 # ## At test
 #
 # The layer over the base classes is of no use for new ones. In this book a
-# novel class is the mean of its support features at length one, as for
-# every method. The authors instead train a **fresh head** for each episode,
-# of the same kind (cosine or dot product), 100 times through the support in
-# batches of four, without a margin. Here hundreds of episodes are trained
-# at once, with the same result as one after the other.
+# novel class is the mean of its support features at length one. The authors
+# instead train a **fresh classifier** (a *head*) for each episode, of the
+# same kind, with $s = 5$ and no margin: 100 times through the support in
+# batches of four. Here hundreds of episodes are trained at once, with the
+# same result as one after the other.
 
 # %%
 show_source(fine_tune)
@@ -291,11 +310,11 @@ show_source(fine_tune)
 # - Below zero it is content sooner: images that lie roughly right no longer
 #   pull.
 # - For one image only $s\,m$ counts. Watch the accuracy *without* margin.
-# - The story is told by two numbers: discriminability and effective peaks.
+# - Two numbers can confirm or refute the story: discriminability and
+#   effective peaks.
 #
 # ## Try it
 #
 # 1. `margin = -0.5`: how much of the pull is left? What would a network
 #    learn?
-# 2. `scale = 10`: which margin now does what -0.05 does at 30?
-# 3. Spread the two classes of the worked example until the ratio is 1.
+# 2. `scale = 10`: which margin is as large in logits as -0.05 is at 30?
