@@ -168,6 +168,25 @@ def gain_table(
     )
 
 
+def earned(first: Sequence[Record], second: Sequence[Record], shots: Sequence[int] = (1, 5)) -> str:
+    """Whether a part helps, as far as the paired differences tell.
+
+    Args:
+        first: Records with the part, one a seed.
+        second: Records without it.
+        shots: Numbers of shots that are looked at.
+
+    Returns:
+        `yes` (clearly above at some, clearly below at none), `no` (the reverse), `both ways`, or
+        `cannot be told`.
+    """
+    found = [compare(first, second, shot) for shot in shots]
+    signs = {mean > 0 for mean, ci95 in found if abs(mean) > ci95}
+    if not signs:
+        return "cannot be told"
+    return "both ways" if len(signs) == 2 else "yes" if True in signs else "no"
+
+
 def beside_published(
     paper: pd.DataFrame,
     groups: Mapping[str, Sequence[Record]],
