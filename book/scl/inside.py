@@ -204,7 +204,7 @@ Markdown(
     + "; ".join(
         in_words("CE + SC", name, interval(g)) for name, g in gap.items()
     )
-    + ". The paper's case is the first of these comparisons."
+    + ". The talk shows CE alone."
 )
 
 # %% [markdown]
@@ -257,8 +257,8 @@ for kind, mark, fill in (
 ):
     for y, (name, found) in enumerate(matched.items()):
         colour = colours[name]
-        share = found[kind].mean()
-        panel.plot(share, y, mark, ms=7, color=colour, mfc=fill or colour)
+        mean = found[kind].mean()
+        panel.plot(mean, y, mark, ms=7, color=colour, mfc=fill or colour)
     panel.plot([], [], mark, color="k", mfc=fill or "k", label=kind)
 panel.axvline(50, lw=0.8, color="grey")
 panel.set(xlim=(45, 101), xlabel="More similar than a stranger (%)")
@@ -274,9 +274,9 @@ wider = {
     for name in ("CE + GC", "CE + SC")
 }
 Markdown(
-    "Compared with CE, two views: "
+    "Paired over classes: "
     + "; ".join(
-        in_words(f"the {kind} under {name}", f"that under {control}", gap)
+        f"for the {kind}, " + in_words(name, "CE with two views", gap)
         for name in wider
         for kind in ("other view", "class-mate")
         for gap in [
@@ -285,11 +285,10 @@ Markdown(
     )
     + ". "
     + " ".join(
-        f"{name} widens the gap between the two: it has learned to find the "
-        "*image* again more than the class."
+        f"{name} widens the gap between the two: it favours the same *image* "
+        "over the class."
         if mean > ci95
-        else f"{name} narrows the gap between the two: it has learned to find "
-        "the class more than the image."
+        else f"{name} narrows the gap between the two: it favours the class."
         if mean < -ci95
         else f"Whether {name} changes the gap between the two cannot be told."
         for name, (mean, ci95) in wider.items()

@@ -121,8 +121,9 @@ table(
 # %% [markdown]
 # The last column holds the augmentation of the second view, which *CE, two
 # views* has too, and what the losses cost. For SC that is the attention
-# between all pairs of views. It depends on the number of channels but not on
-# the depth of the network, so it weighs most on a small one.
+# between all pairs of views. Its price depends on the places and channels of
+# the map but not on the depth of the network, so it weighs most on a small
+# one.
 
 # %% tags=["hide-input"]
 Markdown(
@@ -153,14 +154,14 @@ Markdown(
     "epochs (the table above counts the pictures). Losses are sums of "
     "different things; the accuracy on validation classes can be compared. "
     "It ends at "
-    + ", ".join(
+    + "; ".join(
         f"{row['val_1_shot']:.1f} % for {name}" for name, row in last.items()
     )
     + " at one shot (500 tasks and the first seed: a point either way is "
     "noise). The accuracy on base classes, over the pictures of the last "
-    "epoch as they were augmented, is "
+    "epoch, strong views included, is "
     + ", ".join(f"{row['base_accuracy']:.1f} %" for row in last.values())
-    + " in the same order. The strong view is the harder one to name."
+    + " in the same order."
 )
 
 # %% [markdown]
@@ -248,7 +249,7 @@ Markdown(
             f"{step:+.1f}"
             for step in printed.loc[rows[first]] - printed.loc[rows[second]]
         )
-        + " points in the paper. Here, "
+        + " points in the paper. Measured: "
         + at_each_shot(first, second, *pair(first, second))
         + "."
         for label, (first, second) in pairs.items()
