@@ -54,6 +54,8 @@ def test_gains_are_paired_so_a_constant_shift_has_no_interval(two):
     assert found.loc[0, "ci95"] == pytest.approx(0.0, abs=1e-9)
     assert pages.gain_table({"BML": (second, first)}).loc[0, "5-shot"] == "+4.00 ± 0.00"
     assert pages.gain_table({"CE": (first, second)}).loc[0, "5-shot"] == "-4.00 ± 0.00"
+    verdicts = [pages.earned(*p) for p in ((second, first), (first, second), (first, first))]
+    assert verdicts == ["yes", "no", "cannot be told"]
 
 
 def test_each_shot_has_its_clause(two):

@@ -9,12 +9,12 @@
 # %% [markdown]
 # # SCL: a look inside
 #
-# The paper starts from two observations about plain cross-entropy: the
-# nearest neighbours of a novel image share its background rather than its
-# class, and the features of novel images lie in few directions. This page
-# repeats both for CE, for CE with the two contrasts, and for ProtoNet, and
-# adds the views that every chapter has. At its end you can ask a place of an
-# image where it looks in another.
+# The paper's talk looks at plain cross-entropy in two ways. The nearest
+# neighbours of a novel image share its background rather than its class, and
+# a spectrum shows in how many directions the features lie. This page repeats
+# both for CE, for CE with each contrast, and for ProtoNet, and adds the views
+# that every chapter has. At its end you can ask a place of an image where it
+# looks in another.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # which profile these values belong to
@@ -59,13 +59,14 @@ from fslib.evaluate import embed_images, interval
 from fslib.methods.scl import loss_row
 from fslib.pages import in_words, table
 from fslib.plots.contrast import (
+    COLOURS,
     attention_panel,
     clickable_attention,
     even_share,
     neighbour_panel,
 )
 from fslib.plots.images import ranking_panel
-from fslib.plots.style import use_book_style
+from fslib.plots.style import colour_of, use_book_style
 from fslib.study import Study
 from IPython.display import Markdown
 
@@ -87,12 +88,12 @@ nets = {
     "CE + SC": net("CE + SC"),
     "ProtoNet": base.run("protonet").method,
 }
-colours = dict(zip(nets, ("#6b6b6b", "#E69F00", "#CC79A7", "#0072B2")))
-colours["CE, two views"] = "#009E73"
+colours = COLOURS | {"ProtoNet": colour_of("protonet")}
 
 # %% [markdown]
-# Everything below is measured on the same images: as many base as novel
-# classes, as many images of each.
+# ProtoNet is the shared baseline with all poolings, so its map is coarser.
+# Everything below is measured on one network each (the first seed) and on the
+# same images: as many base as novel classes, as many images of each.
 
 # %%
 parts = {"base": base.data["train"], "novel": base.data["test"]}
@@ -118,9 +119,11 @@ novel = images["novel"]
 # %% [markdown]
 # ## Whom does a novel image lie next to?
 #
-# Three novel images with their eight nearest neighbours among the novel
-# images, under CE. They are chosen as the paper's must have been: hardly any
-# of their neighbours is of their own class (green frame).
+# The talk shows three images under CE, with their eight nearest neighbours
+# among the novel images. By their vote a cuirass is a malamute, a golden
+# retriever a vase and an hourglass an electric guitar. Here are three images
+# of our own, chosen as the worst of three classes. A green frame marks a
+# neighbour of the right class.
 
 # %%
 near = {
@@ -146,13 +149,18 @@ figure = neighbour_panel(novel, missed, near["CE"][missed])
 figure = neighbour_panel(novel, missed, near["CE + SC"][missed])
 
 # %% tags=["hide-input"]
-alone = {name: float((s == 0).float().mean()) for name, s in own.items()}
+alone = {
+    name: interval(100 * (share == 0).double().numpy())
+    for name, share in own.items()
+}
 Markdown(
-    "A panel of failures is chosen to show failures, and any other network "
-    "will look better on it. Counted over all "
-    f"{len(novel):,} images, those without a single neighbour of their own "
-    "class among eight are "
-    + ", ".join(f"{100 * v:.1f} % under {name}" for name, v in alone.items())
+    "The images were chosen for failing under CE, which favours every other "
+    f"network on them. Of all {len(novel):,} images, those without a single "
+    "neighbour of their own class among eight are "
+    + ", ".join(
+        f"{mean:.1f} ± {ci95:.1f} % ({name})"
+        for name, (mean, ci95) in alone.items()
+    )
     + "."
 )
 
@@ -188,23 +196,26 @@ gap = {
     if name != "CE + SC"
 }
 Markdown(
-    f"Of {count} classes, so that chance is {100 / count:.0f} %. At $k = {k}$ "
-    + ", ".join(f"{name} reaches {v[k]:.1f} %" for name, v in votes.items())
-    + ". In the share of neighbours that are of an image's own class, "
+    f"There are {count} classes, so chance is {100 / count:.0f} %. At "
+    f"$k = {k}$ the accuracy is "
+    + ", ".join(f"{v[k]:.1f} % ({name})" for name, v in votes.items())
+    + ". In the share of the eight neighbours that are of an image's own "
+    "class, "
     + "; ".join(
         in_words("CE + SC", name, interval(g)) for name, g in gap.items()
     )
-    + "."
+    + ". The talk shows CE alone."
 )
 
 # %% [markdown]
 # ## What does the contrast match?
 #
 # A view has two kinds of positives: the other view of its own image, and the
-# images of its class. The first is easier, because it shares what says
-# nothing about the class, such as colour and background. How often is each
-# more similar than a stranger, an image of another class? Half would be
-# chance. All images are base images, all partners strongly augmented.
+# images of its class. The first shares what says nothing about the class,
+# such as background, and may be easier to find. How often is each more
+# similar than a stranger, an image of another class? Half would be chance.
+# All images are base images, one pair a class; partners are strongly
+# augmented. *CE, two views* has seen strong views too, but no contrast.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -217,15 +228,14 @@ mild, strong = (
 stranger = ~torch.eye(train.classes, dtype=torch.bool)
 
 
-def above_strangers(positive, similarity) -> float:
-    """How often a positive is more similar than a stranger, in percent."""
-    return 100 * float(
-        (positive[:, None] > similarity)[stranger].float().mean()
-    )
+def above_strangers(positive, similarity) -> torch.Tensor:
+    """How often a class's positive is above a stranger, in percent."""
+    above = (positive[:, None] > similarity) & stranger
+    return 100 * above.double().sum(1) / stranger.sum(1)
 
 
 matched = {}
-control = "CE, two views"  # has seen strong views, but no contrast
+control = "CE, two views"
 for name, m in (nets | {control: net(control)}).items():
     asked, partner = (
         torch.nn.functional.normalize(
@@ -241,21 +251,15 @@ for name, m in (nets | {control: net(control)}).items():
         ),
     }
 figure, panel = plt.subplots(figsize=(5.4, 2.3))
-for y, (name, found) in enumerate(matched.items()):
-    for kind, mark in (("other view", "D"), ("class-mate", "o")):
-        panel.plot(
-            found[kind],
-            y,
-            mark,
-            ms=7,
-            color=colours[name],
-            mfc="white" if kind == "other view" else colours[name],
-        )
 for kind, mark, fill in (
     ("other view", "D", "white"),
-    ("class-mate", "o", "k"),
+    ("class-mate", "o", None),
 ):
-    panel.plot([], [], mark, color="k", mfc=fill, label=kind)
+    for y, (name, found) in enumerate(matched.items()):
+        colour = colours[name]
+        mean = found[kind].mean()
+        panel.plot(mean, y, mark, ms=7, color=colour, mfc=fill or colour)
+    panel.plot([], [], mark, color="k", mfc=fill or "k", label=kind)
 panel.axvline(50, lw=0.8, color="grey")
 panel.set(xlim=(45, 101), xlabel="More similar than a stranger (%)")
 panel.set_yticks(range(len(matched)), list(matched))
@@ -265,30 +269,40 @@ _ = panel.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 # %% tags=["hide-input"]
 lead = {n: f["other view"] - f["class-mate"] for n, f in matched.items()}
+wider = {
+    name: interval((lead[name] - lead[control]).numpy())
+    for name in ("CE + GC", "CE + SC")
+}
 Markdown(
-    "The other view comes before a stranger in "
-    + ", ".join(f"{f['other view']:.0f} % for {n}" for n, f in matched.items())
-    + "; a class-mate in "
-    + ", ".join(f"{f['class-mate']:.0f} % for {n}" for n, f in matched.items())
+    "Paired over classes: "
+    + "; ".join(
+        f"for the {kind}, " + in_words(name, "CE with two views", gap)
+        for name in wider
+        for kind in ("other view", "class-mate")
+        for gap in [
+            interval((matched[name][kind] - matched[control][kind]).numpy())
+        ]
+    )
     + ". "
-    + (
-        "Under the contrast the gap between the two is wider than under CE "
-        "with two views: what it has learned first is to find the same "
-        "*image* again. On images whose colours and background say nothing "
-        "about their class, a short run may get no further."
-        if min(lead["CE + GC"], lead["CE + SC"]) > lead[control]
-        else "Not both contrasts widen the gap between the two against CE with "
-        "two views."
+    + " ".join(
+        f"{name} widens the gap between the two: it favours the same *image* "
+        "over the class."
+        if mean > ci95
+        else f"{name} narrows the gap between the two: it favours the class."
+        if mean < -ci95
+        else f"Whether {name} changes the gap between the two cannot be told."
+        for name, (mean, ci95) in wider.items()
     )
 )
 
 # %% [markdown]
 # ## In how many directions?
 #
-# Centred features have singular values; squared, they say how much of the
-# variance lies in each direction. The paper shows their fall as a curve.
-# The **effective rank** {cite}`roy2007effective` sums it up: the number of
-# equally strong directions with the same entropy.
+# The squared singular values of centred features say how much of the variance
+# lies in each direction. The talk shows their fall as a curve, without
+# numbers. The **effective rank** {cite}`roy2007effective` sums it up: the
+# number of equally strong directions with the same entropy. Solid lines are
+# novel images, dashed ones base images.
 
 # %%
 values = {
@@ -339,30 +353,25 @@ rank = {
 }
 width = {name: m["novel"].shape[1] for name, m in maps.items()}
 Markdown(
-    "Solid lines are novel images, dashed ones base images. "
-    + " ".join(
-        f"{name} spreads novel images over {r['novel']:.1f} of {width[name]} "
-        f"directions, base images over {r['base']:.1f}."
-        for name, r in rank.items()
-    )
-    + " The paper's argument asks for a higher rank on novel images with the "
-    "contrast than without: "
-    + "; ".join(
-        f"{name} has {rank[name]['novel'] - rank['CE']['novel']:+.1f} against "
-        "CE"
+    f"CE has an effective rank of {rank['CE']['base']:.1f} on base and "
+    f"{rank['CE']['novel']:.1f} on novel images, of at most {width['CE']}. If "
+    "a contrast keeps more of an image, as the paper argues, novel images "
+    "should have a higher one with it. Against CE it changes by "
+    + " and ".join(
+        f"{rank[name]['novel'] - rank['CE']['novel']:+.1f} under {name}"
         for name in ("CE + GC", "CE + SC")
     )
-    + "."
+    + ". These are numbers of one network each and have no interval."
 )
 
 # %% [markdown]
 # The other two columns look at the unit sphere {cite}`wang2020alignment`.
 # **Alignment** is the mean squared distance of two images of one class
-# (small: tight classes). **Uniformity** is the logarithm of
-# the mean of $e^{-2 d^2}$ over all pairs (small: images spread out evenly).
-# The contrast asks for both at once, on base classes. Whether the *novel*
-# ones follow is seen in their columns; distillation rests on the guess that
-# they are better off with less of the second.
+# (small: tight classes). **Uniformity** is the logarithm of the mean of
+# $e^{-2 d^2}$ over all pairs, with $d$ their distance (small: images spread
+# evenly). The contrast asks for both, on base classes; the columns of novel
+# images show what they inherit. Distillation keeps asking for the first and
+# drops the second.
 #
 # ## Classes as clouds
 
@@ -384,25 +393,31 @@ tight = silhouette_table(few, samples)
 table(bracketed(tight))
 
 # %% [markdown]
-# t-SNE {cite}`maaten2008tsne` draws neighbours together and means nothing at
-# larger distances; the silhouette measures in the original space how tight
-# classes lie (1 tight and apart, 0 touching), with a 95 % interval.
+# Each colour with its marker is a class. t-SNE {cite}`maaten2008tsne` draws
+# neighbours together; its larger distances mean nothing. The silhouette
+# measures in the original space how tight classes lie (1 tight and apart, 0
+# touching, below 0 nearer to another class), with a 95 % interval.
 
 # %% tags=["hide-input"]
-novel_tight = tight.set_index("method")["novel"]
-best = novel_tight.idxmax()
+value = tight.set_index("method")
+low, high = value["novel low"], value["novel high"]
+ours = "CE + SC"
 Markdown(
-    f"The tightest novel classes here are those of {best} "
-    f"({novel_tight[best]:.3f}); CE has {novel_tight['CE']:.3f} and CE + SC "
-    f"{novel_tight['CE + SC']:.3f}."
+    f"On novel classes the silhouette of {ours} less that of the others is "
+    + ", ".join(
+        f"{value.loc[ours, 'novel'] - value.loc[name, 'novel']:+.3f} ({name}"
+        + (")" if apart else "; the intervals overlap)")
+        for name in value.index.drop(ours)
+        for apart in [low[ours] > high[name] or low[name] > high[ours]]
+    )
+    + "."
 )
 
 # %% [markdown]
 # ## Where they look
 #
-# One query of each way of an episode; the warmer a place, the more it looks
-# like the prototype of its own class. ProtoNet is the shared baseline with
-# all poolings, so its map is coarser.
+# One query of each way of an episode; the warmer a place, the smaller its
+# angle to the prototype of its own class.
 
 # %%
 task = draw_episodes(novel.labels, 1, 4, 1, 15, 3)
@@ -496,16 +511,16 @@ Markdown(
     f"attention over {100 * spread:.0f} % of the {wide.shape[-1]} places "
     "(counted by entropy). "
     + (
-        "That is close to even: in this run the attention mostly averages, "
-        "and the spatial loss compares places with an average."
+        "That is close to even: in this run a place is compared with little "
+        "more than the average of the other image."
         if spread > 0.9
-        else "So it does choose, and the maps above show what."
+        else "So a place does choose where it looks."
     )
 )
 
 # %% [markdown]
 # In JupyterLab the next cell shows the first image with all its places, to
-# be clicked; it is a table of colours and needs no widget.
+# be clicked.
 
 # %%
 if "JPY_SESSION_NAME" in os.environ:  # a kernel of JupyterLab
@@ -519,7 +534,7 @@ live
 # %% [markdown]
 # ## To take away
 #
-# - Pictures of neighbours persuade; the curve over $k$ decides.
+# - Three chosen images persuade; the curve over $k$ counts them all.
 # - Rank, alignment and uniformity describe the features; whether more of
 #   one is better shows only in the accuracy.
 # - Attention that spreads evenly compares a place with an average. Measure

@@ -19,17 +19,17 @@
 # On this page you will
 #
 # - see the losses in one picture and in code,
-# - compare three little images by hand, globally and place by place,
+# - compare three little images by hand, as wholes and place by place,
 # - put the loss into a loop of your own.
 #
 # ```{figure} ../_assets/scl.svg
 # :alt: Two views, one network, a classifier and two ways to compare images.
 # :width: 100%
 #
-# Every image comes in two views. The classifier names each view; the
-# contrastive losses compare all views of the batch with each other, as
-# wholes (GC) or place by place (SC). What stands in colour is thrown away
-# after training.
+# Every image comes in two views, two random changes of the same picture. The
+# classifier names each view (CE, cross-entropy); the contrastive losses
+# compare all views of the batch with each other, as wholes (GC) or place by
+# place (SC). The three pink boxes are thrown away after training.
 # ```
 
 # %% tags=["parameters"]
@@ -64,9 +64,9 @@ generator = torch.Generator().manual_seed(seed)
 # %% [markdown]
 # ## Which images belong together?
 #
-# Let $S_{ij}$ be the similarity of views $i$ and $j$, one number for each
-# pair of the $2N$ views of a batch. For a view $i$, the others of its class
-# are its positives $P_i$, and the loss is
+# A batch of $N$ images has $2N$ views. Let $S_{ij}$ be the similarity of the
+# views $i$ and $j$, one number a pair. The other views that belong with $i$
+# are its **positives** $P_i$, and the loss is
 #
 # $$
 # L = -\frac{1}{2N} \sum_i \frac{1}{|P_i|} \sum_{j \in P_i}
@@ -74,10 +74,10 @@ generator = torch.Generator().manual_seed(seed)
 # $$
 #
 # Read it as a classifier: view $i$ must pick a positive out of all other
-# views. The classes of this classifier are the images of the batch, so
-# nothing is learned that knows the number of base classes. **Supervised**
-# (GC, SC), all views of the same class are positives; **self-supervised**
-# (SS-GC, SS-SC), only the other view of the same image is.
+# views. The temperature $\tau$ sets how sharply it picks. The choices are the
+# views of the batch, so the rule itself has no weights to learn.
+# **Supervised** (GC, SC), all views of the same class are positives;
+# **self-supervised** (SS-GC, SS-SC), only the other view of the same image.
 
 # %%
 show_source(contrastive_loss)
@@ -85,10 +85,11 @@ show_source(contrastive_loss)
 # %% [markdown]
 # ### It does not go to zero
 #
-# A softmax hands out a probability of one. A view with $|P_i|$ positives has
-# to share it among them, so its row cannot fall below $\log |P_i|$. Equal
+# The probabilities of a view add up to one. With $|P_i|$ positives it has to
+# share them, so its part of the loss cannot fall below $\log |P_i|$. Equal
 # similarities, which say nothing, give $\log(2N - 1)$. A curve of this loss
-# is read between these two lines.
+# is read between these two lines. The fewer classes there are, the more
+# positives a view has, and the higher the floor:
 
 # %%
 show_source(loss_floor)
@@ -112,10 +113,10 @@ table(rows, digits=3)
 # %% [markdown]
 # ## Global: one vector an image
 #
-# The map is averaged, a small head projects it to 80 numbers, and the
-# cosine compares. The head is a buffer between the loss and the features:
-# it may forget what the contrast does not need, so that the features need
-# not.
+# The network's map is averaged over its places, a small head projects the
+# average to 80 numbers, and the cosine compares. The head stands between the
+# loss and the features: it may forget what the contrast does not need, so
+# that the features need not.
 
 # %%
 show_source(Projection, GlobalSimilarity)
@@ -125,8 +126,9 @@ show_source(Projection, GlobalSimilarity)
 #
 # The average mixes the dog with the lawn before anything is compared. So
 # the spatial similarity compares locations, and first lets each location
-# look for its match. For a location $r$ of image $x$ and the locations $s$
-# of image $y$, with learned queries $q$, keys $k$ and values $v$,
+# look for its match, by attention. Three small heads turn every location
+# into a query $q$, a key $k$ and a value $v$ of 80 numbers. For a location
+# $r$ of image $x$, one of $R$, and the locations $s$ of image $y$,
 #
 # $$
 # P_{rs} = \operatorname{softmax}_s \frac{q^x_r \cdot k^y_s}{\sqrt{80}},
@@ -134,7 +136,9 @@ show_source(Projection, GlobalSimilarity)
 # \qquad T(x, y) = \frac1R \sum_r \cos(v^x_r, \hat v_r),
 # $$
 #
-# and, because $T$ has a direction,
+# In words: $r$ looks at all of $y$ ($P$), gathers what it found
+# ($\hat v_r$), and is compared with it. $T$ is the mean over $r$. It has a
+# direction, so both are added:
 #
 # $$ S(x, y) = T(x, y) + T(y, x) \in [-2, 2] . $$
 
@@ -144,8 +148,8 @@ show_source(SpatialSimilarity.forward)
 # %% [markdown]
 # ### A worked example
 #
-# Three images of four places. To keep heads out of it, each kind of place
-# is a direction of its own, and queries, keys and values are the places
+# Three images of four places, without heads. Each kind of place is a
+# direction of its own, and queries, keys and values are the places
 # themselves (queries sharpened, as a trained attention may be).
 
 # %%
@@ -185,22 +189,25 @@ _ = axes[0].set_ylabel("Cosine with what\nthe location found")
 
 # %% tags=["hide-input"]
 Markdown(
-    "The average counts the lawn with its square: the two lawns are "
-    f"{float(whole[0, 2] / whole[0, 1]):.0f} times as alike as the two dogs. "
-    "Place by place each location counts once, and what is left is "
-    f"{float(spatial[0, 2] / spatial[0, 1]):.1f} times. The lawn still wins, "
-    "because it covers three places of four: aligning places does *not* by "
-    "itself tell object from background. The learned values can, by giving "
-    "lawns a direction that says little. And if only the best place counts, "
-    f"the two pairs are {float(best[0, 1]) / 2:.2f} and "
-    f"{float(best[0, 2]) / 2:.2f} alike."
+    "Left, only the dog finds itself; right, the three lawns do. As wholes, "
+    "the pair with the lawn is "
+    f"{float(whole[0, 2] / whole[0, 1]):.0f} times as alike as the pair with "
+    "the dog, because the average counts a place by its share *squared*. "
+    "Place by place each location counts once, and the lawn leads by "
+    f"{float(spatial[0, 2] / spatial[0, 1]):.1f} times only. It still leads, "
+    "covering three places of four: aligning places does *not* by itself tell "
+    "object from background. The learned values can, by making one lawn "
+    "unlike another. If only the best place counts, the two pairs are "
+    f"{float(best[0, 1]) / 2:.2f} (dog) and {float(best[0, 2]) / 2:.2f} "
+    "(lawn) alike."
 )
 
 # %% [markdown]
 # ### Two maps by hand
 #
-# With two locations and no sharpening the numbers can be checked on paper.
-# $A$ has a different thing in each of its two places, $C$ the same in both.
+# With two locations, two numbers each and no sharpening, the similarities can
+# be checked on paper. $A$ has a different thing in each of its two places,
+# $C$ the same in both.
 
 # %%
 a = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -226,16 +233,16 @@ for first, second in (
 table(rows, digits=4)
 
 # %% [markdown]
-# Three things to see. Swapping the places changes nothing: no position
-# enters, a map is a *bag* of places. An image is not fully similar to
-# itself, because soft attention mixes its places; with sharper queries
-# (`10 A`) it is. And a constant map (`C`) always matches itself.
+# Swapping the places changes nothing: no position enters, a map is a *bag* of
+# places. An image is not fully similar to itself, because soft attention
+# mixes its places; with sharper queries and keys (`10 A`) it is. A constant
+# map (`C`) always matches itself.
 #
 # ## The same numbers in far less memory
 #
-# Written as above, the aligned vectors of all pairs of views are
-# $(2N)^2 R \cdot 80$ numbers. The cosine does not need them: both of its
-# parts are products of values, which are as small as the attention itself,
+# Written as above, the gathered vectors $\hat v_r$ of all pairs of views are
+# $(2N)^2 R \cdot 80$ numbers. The cosine does not need them. Products of
+# values, as small as the attention itself, give both of its parts:
 #
 # $$
 # v^x_r \cdot \hat v_r = \sum_s P_{rs} (v^x_r \cdot v^y_s), \qquad
@@ -252,7 +259,7 @@ table(
             "views": views,
             "places": places,
             "attention (MB)": views**2 * places**2 * 4 / 1e6,
-            "aligned vectors (MB), not made": views**2 * places * 80 * 4 / 1e6,
+            "gathered (MB), not made": views**2 * places * 80 * 4 / 1e6,
         }
         for views, places in ((128, 4), (128, 16), (128, 25), (256, 25))
     ],
@@ -261,8 +268,9 @@ table(
 
 # %% [markdown]
 # The table counts one tensor of each kind; a backward pass keeps several of
-# them. A larger batch still fits with `chunk=16`, which works on 16 images
-# at a time and computes their part once more in the backward pass.
+# them (`benchmarks/scl.py` measures both forms whole). A larger batch fits
+# with `chunk=16`, which works on 16 views at a time and computes their part
+# once more in the backward pass.
 #
 # ## The whole loss
 #
@@ -270,10 +278,10 @@ table(
 # L = \lambda_{CE} L_{CE} + \lambda_{GC} L_{GC} + \lambda_{SC} L_{SC}
 # $$
 #
-# The released scripts give CE and SC a weight of one each (0.5 each on
-# CIFAR-FS). The first view has the augmentation of every other run in this
-# book, the second is cut, coloured and greyed as in SimCLR
-# {cite}`chen2020simclr`.
+# Here $L_{CE}$ is the mean over both views. The released scripts give CE and
+# SC a weight $\lambda$ of one each (0.5 each on CIFAR-FS). The first view has
+# the augmentation of every other run in this book; the second is cut,
+# coloured and greyed as in SimCLR {cite}`chen2020simclr`, without blur.
 
 # %%
 show_source(SpatialContrastive.loss)
@@ -282,11 +290,12 @@ show_source(SpatialContrastive.loss)
 # ## A second stage: distillation
 #
 # The contrast pulls the images of a class together and pushes all others
-# away. The push, the authors argue, may pack the base classes more tightly
-# than novel ones can use. So a student of the same kind is trained to have
-# the *unit features* of the first network, image by image: a pull without a
-# push. Softened answers of the first classifier {cite}`hinton2015distilling`
-# are the second part,
+# away. The authors argue that the features of a class may then cluster more
+# tightly than novel classes can use. So a **student**, a fresh network of the
+# same kind, learns to have the unit features $u$ of the first network, its
+# **teacher**, image by image: a pull without a push. The second part are the
+# teacher's answers $p$, softened by a temperature $T = 4$
+# {cite}`hinton2015distilling`:
 #
 # $$
 # L = 10\, \lVert u^t - u^s \rVert^2 + T^2 KL(p^t_T \Vert p^s_T) .
@@ -301,8 +310,8 @@ show_source(ContrastiveDistillation.loss)
 # Heads, attention and classifier are thrown away; the network gives
 # features. In this book's common protocol a novel class is the mean of its
 # unit features, as for all other methods. The authors fit two logistic
-# regressions to each episode instead, one on averaged and one on spatial
-# features; both tests appear on the next page.
+# regressions to each episode instead, one on the averaged map and one on the
+# map pooled to $2 \times 2$. Both tests appear on the next page.
 #
 # ## In a loop of your own
 #
@@ -332,9 +341,9 @@ print(
 # - Cross-entropy names classes; the contrastive loss sorts the images of a
 #   batch, with heads that are thrown away afterwards.
 # - The spatial form lets each place find its match before comparing. It
-#   weighs a shared background less than an average does, but not by magic:
-#   places are counted, and the learned values decide what a place says.
-# - The supervised loss has a floor above zero, $\log |P_i|$ a row.
+#   weighs a shared background less than an average does; what a place says
+#   is left to the learned values.
+# - The supervised loss has a floor in place of zero, $\log |P_i|$ a view.
 #
 # ## Try it
 #

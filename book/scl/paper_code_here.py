@@ -9,10 +9,9 @@
 # %% [markdown]
 # # SCL: paper, code, here
 #
-# What the slides of the talk say, what the released code and its scripts do,
-# and what that means. Each point that decides a number is shown by a cell.
-# The code was read at commit e40409d of its repository; nothing of it is used
-# here.
+# What the paper's talk says on its slides, what the released code and its
+# scripts do, and what that means. Seven points are shown by a cell. The code
+# was read at commit e40409d of its repository; nothing of it is used here.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # which profile these values belong to
@@ -39,7 +38,7 @@ from fslib.heads.regression import features_of, projected
 from fslib.logistic import probabilities
 from fslib.losses.contrastive import contrastive_loss, loss_floor
 from fslib.methods.scl import loss_row
-from fslib.pages import show_source, table
+from fslib.pages import in_words, show_source, table
 from fslib.plots.style import use_book_style
 from fslib.results import load_scores
 from fslib.study import Study
@@ -81,32 +80,34 @@ with torch.no_grad():
 # %% [markdown]
 # ## In one table
 #
-# | | paper and talk | released code | here |
+# | | talk | released code | here |
 # |---|---|---|---|
-# | temperature | $\tau = 0.1$ | a factor of 10 named `temperature` | `tau`, a divisor |
+# | temperature | $\tau$ and $\tau'$, no values | a factor of 10 named `temperature` | `tau = 0.1`, a divisor |
 # | spatial similarity | sum of both directions | the same, a sum | a sum; `average=True` for the mean |
 # | without labels | SS-GC, SS-SC | reads the labels before asking whether there are any: an error | both work |
-# | weights of CE and SC | 1 and 1; on CIFAR-FS 0.5 and 0.5 | CE 0 unless a flag is given | 1 and 1; on drawn letters 1 and 0.1 |
+# | weights of CE and SC | not said | scripts 1 and 1, on CIFAR-FS 0.5 and 0.5; CE 0 unless a flag is given | 1 and 1; on drawn letters 1 and 0.1 |
 # | places at 32 pixels | not said | $2 \times 2$ | $4 \times 4$, the last pooling left out |
 # | two sets of maps | not said | spatial similarity comes back transposed | rows are the first set |
-# | views | two | view 1 padded crop and colours, view 2 as SimCLR, no blur | view 1 as all runs of this book, view 2 the same |
-# | distilled features | $z^g$, perhaps projected | averaged feature, unit length | the same |
+# | views | two | view 1 padded crop and colours, view 2 as SimCLR, no blur | view 1 as all runs of this book, view 2 as the code |
+# | distilled features | $z^g$, perhaps projected | averaged map, unit length | as the code |
 # | views of the student | not said | one | one |
-# | training classes across domains | miniImageNet | 64 classes under 100 outputs, 36 of them dead | the outputs there are classes for |
-# | optimiser | | batch 64 in two views, rate 0.05, steps, 90 epochs | as every run here: 64 in two views, rate 0.1, cosine, half the epochs |
-# | episodes at test | 600 | no seed; workers repeat each other | seeded, 2,000 or 10,000 |
-# | classifier at test | | two regressions on five copies | centroid, and the two regressions beside it |
+# | training classes across domains | miniImageNet | 64 classes under 100 outputs, 36 of them dead | an output for each base class |
+# | optimiser | not said | batch 64 in two views, rate 0.05, steps, 90 epochs (60 on tieredImageNet) | the same batch, rate 0.1, cosine, fewer epochs |
+# | episodes at test | not said | 600, no seed; workers repeat each other | seeded; 2,000 or 10,000 |
+# | classifier at test | not said | two regressions on five copies | centroid, and the two regressions beside it |
+# | training script | | imports a function that is not there: stops at the start | |
 #
 # ## The sum of two cosines
 #
 # A cosine lies in $[-1, 1]$; the spatial similarity adds two and lies in
-# $[-2, 2]$. With the same $\tau = 0.1$ the spatial softmax is therefore twice
-# as sharp as the global one: on the averaged cosine its temperature is 0.05.
+# $[-2, 2]$. With the same $\tau = 0.1$ the spatial softmax is twice as sharp
+# as if the two were averaged: on their mean the temperature is 0.05. Here is
+# a batch of this chapter's network, CE + SC:
 
 # %%
 half = similarity / 2
 forms = {
-    "sum, tau 0.1 (the paper)": (similarity, 0.1),
+    "sum, tau 0.1 (released)": (similarity, 0.1),
     "mean, tau 0.05": (half, 0.05),
     "mean, tau 0.1": (half, 0.1),
     "sum, tau 0.2": (similarity, 0.2),
@@ -134,9 +135,8 @@ table(
 # %% [markdown]
 # The rows come in pairs of equals. *Rivals that matter* is the exponential of
 # the entropy of a view's softmax, out of 127. So whoever replaces the sum by
-# a mean and keeps $\tau$ has changed the temperature, which the sweep on the
-# page of ablations prices: where it is dense, its point $\tau = 0.2$ *is* the
-# mean at 0.1.
+# a mean and keeps $\tau$ has changed the temperature. In the sweep of the
+# ablations page $\tau = 0.2$, tried where `dense` is set, *is* the mean at 0.1.
 #
 # ## A floor that depends on the batch
 #
@@ -200,9 +200,10 @@ table(
 )
 
 # %% [markdown]
-# A value of 0.9 on miniImageNet is as good as it gets, while 0.9 on
-# tieredImageNet is far from it. Losses of runs with other batches or other
-# numbers of classes cannot be compared.
+# The dots are the paper's data sets at its batch of 64 images. A loss of 0.9
+# on miniImageNet is as good as it gets, while 0.9 on tieredImageNet is far
+# from it. So losses of runs with other batches or numbers of classes cannot
+# be compared.
 #
 # ## "Spatial" knows no positions
 #
@@ -244,10 +245,10 @@ Markdown(
     "authors' *test*, the map pooled to a grid, knows where things are: it "
     f"moves by {change['spatial feature at test']:.2f} of its length of one."
     "\n\n"
-    "And by construction a view need not be most similar to itself. Soft "
-    "attention mixes its places before they are compared, and in this batch "
-    f"{100 * first:.0f} % of the views have themselves as the best match. "
-    "Never take the diagonal for a bound."
+    "Nothing makes a view most similar to itself, either: soft attention mixes "
+    "its places before they are compared. In this batch "
+    f"{100 * first:.0f} % of the views are their own best match. Never take "
+    "the diagonal for a bound."
 )
 
 # %% [markdown]
@@ -274,9 +275,9 @@ table(
 # ## Half precision
 #
 # The released loss takes the exponential of everything and multiplies the
-# diagonal away. If a view is most like itself, all others may already have
-# vanished. Here the diagonal is taken out before the softmax, and
-# similarities are compared in single precision.
+# diagonal away. If a view is most like itself, all others may have vanished
+# by then, and the logarithm of nothing is infinite. Here the diagonal is
+# taken out before the softmax, and half precision becomes single first.
 
 # %%
 alike = torch.full((4, 4), 0.0).fill_diagonal_(2.0)
@@ -298,9 +299,9 @@ table(
 # %% [markdown]
 # ## Is the regression more than a centroid?
 #
-# scikit-learn's default strength is made for features of unit variance. On
-# unit *vectors* it holds the weights short, and the shorter they are, the
-# more it is the classes' means that decide.
+# scikit-learn's default regularisation ($C = 1$) is strong for vectors of unit
+# length: it holds the weights short, and the shorter they are, the more it is
+# the classes' means that decide.
 
 # %%
 plain = features_of(embed_images(method, novel))["global"]
@@ -321,18 +322,20 @@ for e in range(len(task)):
     right["centroid"].append((nearest == target).mean())
 
 # %% tags=["hide-input"]
+ahead = 100 * np.subtract(right["regression"], right["centroid"])
 Markdown(
     f"Over {len(task)} episodes of five shots, the regression (one clean copy) "
     f"answers like the nearest mean for {100 * np.mean(same):.1f} % of the "
-    f"queries, and is right for {100 * np.mean(right['regression']):.1f} % "
-    f"against {100 * np.mean(right['centroid']):.1f} %. Its largest "
-    f"probability is {np.mean(sure):.2f} on average, where knowing nothing "
-    "would be 0.20: "
+    "queries. In accuracy, "
+    + in_words("the regression", "the nearest mean", interval(ahead))
+    + f". Its largest probability is {np.mean(sure):.2f} on average, where "
+    "knowing nothing would be 0.20, and it is right for "
+    f"{np.mean(right['regression']):.2f} of the queries"
     + (
-        "the two regressions of the authors' test can be added, because both "
-        "whisper, but neither number is a confidence."
-        if np.mean(sure) < 0.5
-        else "no whisper, here."
+        ": the probabilities that the authors' test adds up rank the classes, "
+        "but they understate how sure one may be."
+        if np.mean(sure) < np.mean(right["regression"]) - 0.1
+        else "."
     )
 )
 
@@ -341,9 +344,10 @@ Markdown(
 #
 # The released test draws its 600 episodes in three worker processes, without
 # a seed. Before torch 1.9 every worker started from the same state of numpy,
-# so, by our reading, each episode came three times: 600 scores, about 200
-# different ones. The mean stays fair, but its printed interval is that of 600
-# independent ones. Here both are simulated from the scores of a real record.
+# and the authors name torch 1.6. So, by our reading, each episode came three
+# times: 600 scores, about 200 different ones. The mean stays fair, but the
+# printed interval is that of 600 independent ones. Here both are simulated
+# from the scores of a real record.
 
 # %%
 scores = load_scores(records[0], 1).accuracy
@@ -376,9 +380,9 @@ Markdown(
     f"{math.sqrt(3):.2f}), and the printed interval holds the truth in "
     f"{thrice['holds the truth (%)']:.0f} % of cases instead of 95. If the "
     "published numbers were made this way, their ± 0.5 to 0.9 stand for about "
-    f"± {0.5 * ratio:.1f} to {0.9 * ratio:.1f}, as wide as the steps from GC "
-    "to SC (0.1 to 1.0 points) or wider. Episodes here come from one seed, "
-    "drawn before any worker starts."
+    f"± {0.5 * ratio:.1f} to {0.9 * ratio:.1f}. The published steps from GC to "
+    "SC are 0.1 to 1.0 points. Episodes here come from one seed, drawn before "
+    "any worker starts."
 )
 
 # %%
@@ -387,11 +391,11 @@ show_source(draw_episodes)
 # %% [markdown]
 # ## What was left alone
 #
-# - The numbers that the slides show as figures only (tieredImageNet, the four
-#   other domains, ProtoNet) are not read off the figures.
-# - The paper stops by a fixed number of epochs without looking at validation
-#   classes, and so does this book.
-# - DropBlock, which the paper's backbone has, is off in all rows here.
+# - What the slides show as figures only (tieredImageNet, the four other
+#   domains, ProtoNet) is not read off the figures.
+# - The released code stops after a fixed number of epochs without looking at
+#   validation classes, and so does this book.
+# - Dropout and DropBlock, which the released backbone has, are off here.
 #
 # ## To take away
 #

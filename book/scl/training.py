@@ -10,10 +10,10 @@
 # # SCL: training and results
 #
 # The paper's claim: a contrastive loss beside the cross-entropy gives
-# features that serve novel classes better, and the spatial form serves them
-# better than the global one. This page trains cross-entropy alone (CE), with
-# the global (GC) and with the spatial contrast (SC), and holds them against
-# each other, against the paper and against the two baselines of this book.
+# features that serve novel classes better, and the spatial form (SC) serves
+# them better than the global one (GC). This page trains cross-entropy alone
+# (CE) and with either of them, and compares them with each other, with the
+# paper and with the two baselines of this book.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # which profile these values belong to
@@ -39,17 +39,17 @@ from fslib.measure import join
 from fslib.methods.scl import loss_row
 from fslib.pages import (
     accuracies,
+    at_each_shot,
     beside_published,
     gains,
-    in_words,
     published,
     table,
 )
 from fslib.plots import interval_plot, learning_curve
+from fslib.plots.contrast import COLOURS
 from fslib.plots.style import use_book_style
-from fslib.results import compare
 from fslib.study import Study
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 
 use_book_style()
 generator = torch.Generator().manual_seed(0)
@@ -69,20 +69,19 @@ def losses(label: str, where: Study = two_views, **how) -> list:
 # %% [markdown]
 # ## What is compared, and at what price
 #
-# Two things follow from the method and have to be said first.
-#
 # **Places.** At 32 pixels the usual four poolings leave $2 \times 2$
-# places, too few to look around in. All rows of this page leave out the
-# last pooling, CE included, so that $4 \times 4$ remain; the released code
-# has $5 \times 5$ at 84 pixels and $2 \times 2$ on CIFAR-FS.
+# places, too few to look around in. The rows here leave out the last
+# pooling, CE included, so that $4 \times 4$ remain; the released code has
+# $5 \times 5$ at 84 pixels and $2 \times 2$ on CIFAR-FS.
 #
-# **Pictures.** Every image comes in two views, so an epoch costs twice as
-# much. So that nothing wins by cost, the rows with two views run for half
-# the epochs, rounded down (two at least): the network sees about as many
-# *pictures*, the table below says how many, and a batch holds 64 images in
-# two views where CE has 128 in one. And because a strongly changed second
-# view may help or harm by itself, **CE with two views**, the same batches
-# without any contrast, stands beside them.
+# **Pictures.** With two views of every image an epoch costs twice as much.
+# So the rows with two views run for half the epochs, rounded down (two at
+# least). The network then sees about as many *pictures*; the table below
+# counts them. A batch holds 64 images in two views, where CE has 128 in one.
+#
+# **The second view.** A strongly changed view may help or harm by itself. So
+# **CE with two views**, the same batches without any contrast, stands beside
+# the others.
 
 # %%
 groups = {
@@ -112,7 +111,7 @@ table(
             "pictures seen": f"{views[name] * r.facts['images_seen']:,}",
             "core-minutes": f"{r.facts['cpu_seconds'] / 60:.1f}",
             "pictures a core-second": f"{1 / cost[name]:.0f}",
-            "cost of a picture": f"{cost[name] / cost['CE']:.2f} of CE's",
+            "cost of a picture (CE: 1)": f"{cost[name] / cost['CE']:.2f}",
         }
         for name, records in groups.items()
         for r in records[:1]
@@ -120,32 +119,33 @@ table(
 )
 
 # %% [markdown]
-# **Weight.** In the paper the contrast weighs as much as the cross-entropy.
+# The last column holds the augmentation of the second view, which *CE, two
+# views* has too, and what the losses cost. For SC that is the attention
+# between all pairs of views. Its price depends on the places and channels of
+# the map but not on the depth of the network, so it weighs most on a small
+# one.
 
 # %% tags=["hide-input"]
 Markdown(
-    f"Here its weight is {weight:g}"
+    "In the released scripts the contrast weighs as much as the "
+    f"cross-entropy. Here its weight is {weight:g}, and that of CE is 1"
     + (
-        " where CE has 1. Two views of a drawn letter share colour and "
-        "clutter, so finding the *image* again may be easier than finding the "
-        "letter; the look inside measures which of the two the contrast has "
-        "learned, and the sweep on the next page has weight 1 beside this one."
+        ". Two views of a drawn letter share colour and clutter, so finding "
+        "the *image* again may be easier than finding the letter. The look "
+        "inside measures which of the two the contrast has learned; the sweep "
+        "on the next page has weight 1 beside this one."
         if weight != 1
-        else ", as in the paper's runs on miniImageNet (on CIFAR-FS the "
-        "released script gives both 0.5)."
+        else "."
     )
 )
 
 # %% [markdown]
-# The last column of the table holds the augmentation of the second view (as
-# for *CE, two views*) and what the losses cost: heads, and for SC the
-# attention between all pairs of views, whose price does not depend on the
-# network. So it weighs most on a small one.
-#
 # ## Learning curves
 
 # %%
-figure = learning_curve({name: r[0].history for name, r in groups.items()})
+figure = learning_curve(
+    {name: r[0].history for name, r in groups.items()}, colours=COLOURS
+)
 
 # %% tags=["hide-input"]
 last = {name: r[0].history[-1] for name, r in groups.items()}
@@ -154,20 +154,21 @@ Markdown(
     "epochs (the table above counts the pictures). Losses are sums of "
     "different things; the accuracy on validation classes can be compared. "
     "It ends at "
-    + ", ".join(
+    + "; ".join(
         f"{row['val_1_shot']:.1f} % for {name}" for name, row in last.items()
     )
-    + " at one shot. The accuracy on base classes, over the images of the last "
-    "epoch as they were augmented, is "
-    + ", ".join(f"{row['base_accuracy']:.1f} %" for name, row in last.items())
+    + " at one shot (500 tasks and the first seed: a point either way is "
+    "noise). The accuracy on base classes, over the pictures of the last "
+    "epoch, strong views included, is "
+    + ", ".join(f"{row['base_accuracy']:.1f} %" for row in last.values())
     + " in the same order."
 )
 
 # %% [markdown]
 # ### How far the contrast gets
 #
-# The contrastive losses fall from the level of equal similarities,
-# $\log(2N - 1)$, towards a floor that they cannot pass (see the last page).
+# A contrastive loss starts near the level of equal similarities,
+# $\log(2N - 1)$, and has a floor that it cannot pass (see the method page).
 
 # %%
 classes = study.data["train"].classes
@@ -175,37 +176,31 @@ drawn = torch.randint(classes, (500, 64), generator=generator)
 floor = float(torch.stack([loss_floor(y.repeat(2)) for y in drawn]).mean())
 level = math.log(127)  # 64 images in two views: 127 others to choose from
 figure, panel = plt.subplots(figsize=(5.2, 2.6))
-for name, part, colour in (
-    ("CE + GC", "gc", "#0072B2"),
-    ("CE + SC", "sc", "#CC79A7"),
-):
+parts = {"CE + GC": "gc", "CE + SC": "sc"}
+for name, part in parts.items():
     history = pd.DataFrame(groups[name][0].history)
     panel.plot(
-        history["epoch"], history[part], "o-", ms=3, color=colour, label=name
+        history["epoch"],
+        history[part],
+        "o-",
+        ms=3,
+        color=COLOURS[name],
+        label=name,
     )
-panel.axhline(level, ls=":", color="grey")
-panel.axhline(floor, ls="--", color="grey")
-panel.text(
-    len(history),
-    level - 0.27,
-    "equal similarities",
-    size=8,
-    ha="right",
-    color="#6b6b6b",
-)
-panel.text(1, floor + 0.1, f"floor, {classes} classes", size=8, color="#6b6b6b")
+panel.axhline(level, ls=":", color="grey", label="equal similarities")
+panel.axhline(floor, ls="--", color="grey", label=f"floor, {classes} classes")
 panel.xaxis.get_major_locator().set_params(integer=True)
-panel.set(xlabel="Epoch", ylabel="Contrastive loss", ylim=(0.4, 5.1))
-_ = panel.legend(loc="center right")
+panel.set(xlabel="Epoch", ylabel="Contrastive loss", ylim=(0, 5.2))
+_ = panel.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 # %% tags=["hide-input"]
-part = {"CE + GC": "gc", "CE + SC": "sc"}
 Markdown(
-    "Of the way from that level to the floor, the mean over the last epoch "
-    "has gone "
+    f"Equal similarities give {level:.2f}, the floor is {floor:.2f}. Over the "
+    "last epoch the loss of the first seed is "
     + " and ".join(
-        f"{(level - last[name][key]) / (level - floor):.0%} for {name}"
-        for name, key in part.items()
+        f"{last[name][part]:.2f} for {name} "
+        f"({(level - last[name][part]) / (level - floor):.0%} of the way)"
+        for name, part in parts.items()
     )
     + "."
 )
@@ -215,7 +210,9 @@ Markdown(
 #
 # All rows under one test, the nearest centroid of unit features. Below the
 # four rows stand the two baselines as every chapter has them, with all
-# poolings.
+# poolings. The ± is a 95 % interval over episodes; where a row has several
+# seeds, a column gives their standard deviation, which the interval does not
+# include.
 
 # %%
 table(accuracies(groups | baselines))
@@ -226,7 +223,7 @@ pairs = {
     "SC over CE, two views": ("CE + SC", "CE, two views"),
     "SC over GC": ("CE + SC", "CE + GC"),
     "SC over CE": ("CE + SC", "CE"),
-    "CE: second view": ("CE, two views", "CE"),
+    "CE: two views over one": ("CE, two views", "CE"),
 }
 
 
@@ -239,44 +236,47 @@ def pair(first: str, second: str) -> tuple:
 figure = interval_plot(gains({label: pair(*p) for label, p in pairs.items()}))
 
 # %% tags=["hide-input"]
-claims = [
-    ("the contrast helps", "CE + GC", "CE, two views"),
-    ("the spatial contrast helps more", "CE + SC", "CE + GC"),
-]
+paper = published("CIFAR-FS", ("5-way 1-shot", "5-way 5-shot"), "scl")
+printed = paper.pivot(index="method", columns="setting", values="accuracy")
+rows = {"CE": "CE no aug", "CE, two views": "CE +aug"}
+rows |= {name: f"{name} +aug" for name in ("CE + GC", "CE + SC")}
 Markdown(
-    "\n".join(
-        f"- The paper says that {claim}. Here, at {shot} shot, "
-        + in_words(first, second, compare(*pair(first, second), shot))
+    "The paper's steps are those of the loss table in its talk, on CIFAR-FS, "
+    "at one and at five shots:\n\n"
+    + "\n".join(
+        f"- {label}: "
+        + " and ".join(
+            f"{step:+.1f}"
+            for step in printed.loc[rows[first]] - printed.loc[rows[second]]
+        )
+        + " points in the paper. Measured: "
+        + at_each_shot(first, second, *pair(first, second))
         + "."
-        for claim, first, second in claims
-        for shot in (1, 5)
+        for label, (first, second) in pairs.items()
     )
-    + "\n\nAgainst the baselines: "
+    + "\n- Against the baselines: "
     + "; ".join(
-        f"at {shot} shot, "
-        + in_words("CE + SC", name, compare(groups["CE + SC"], r, shot))
-        for shot in (1, 5)
-        for name, r in baselines.items()
+        at_each_shot("CE + SC", name, groups["CE + SC"], made)
+        for name, made in baselines.items()
     )
-    + ". "
+    + ".\n\n"
     + (
-        f"Intervals are over {episodes:,} episodes of the same networks; "
-        "with one seed a row, a difference below about a point may be the "
-        "seed."
+        "Each row is one seed; another may move a difference further than "
+        "its interval says."
         if len(seeds) == 1
         else f"Rows with {len(seeds)} seeds are compared by their means. CE "
-        "with two views has one seed; against it only the first seeds count, "
-        "and a difference below about a point may be the seed."
+        "with two views has one seed, and against it only the first seeds "
+        "count."
     )
 )
 
 # %% [markdown]
 # ## The authors' own test
 #
-# The paper fits logistic regressions instead of averaging: one on the
-# averaged feature and one on the map pooled to $2 \times 2$, each of unit
-# length, on five copies of every support image, and adds their
-# probabilities. Fits are slow, so fewer episodes are scored; the centroid is
+# The authors fit logistic regressions instead of averaging: one on the
+# averaged map and one on the map pooled to $2 \times 2$, each of unit length,
+# on five augmented copies of every support image. The probabilities of both
+# are added. Fits are slow, so fewer episodes are scored; the centroid is
 # scored on the same ones.
 
 # %%
@@ -294,93 +294,59 @@ for test, head in (("centroid", ""), ("regressions", own)):
 table(
     accuracies(
         {
-            f"{name}, {test}": records
+            f"{name}, {test}": tested[test][name]
             for name in tested["centroid"]
             for test in tested
-            for records in [tested[test][name]]
         }
     )
 )
 
 # %% tags=["hide-input"]
-sc = {test: rows["CE + SC"] for test, rows in tested.items()}
+fitted = tested["regressions"]
 Markdown(
-    f"Over {few.episodes} episodes, for CE + SC "
-    + "; ".join(
-        f"at {shot} shot, "
-        + in_words(
-            "the authors' test",
-            "the centroid",
-            compare(sc["regressions"], sc["centroid"], shot),
-        )
-        for shot in (1, 5)
+    f"Over {few.episodes} episodes of the first seed, for CE + SC, "
+    + at_each_shot(
+        "the authors' test",
+        "the centroid",
+        fitted["CE + SC"],
+        tested["centroid"]["CE + SC"],
     )
     + ". Under the authors' test, "
     + "; ".join(
-        f"at {shot} shot, "
-        + in_words(
-            "CE + SC",
-            "CE",
-            compare(
-                tested["regressions"]["CE + SC"],
-                tested["regressions"]["CE"],
-                shot,
-            ),
-        )
-        for shot in (1, 5)
+        at_each_shot("CE + SC", name, fitted["CE + SC"], fitted[name])
+        for name in ("CE", "CE + GC")
     )
-    + ". What the parts of this test are worth is taken apart on the next "
-    "page."
+    + ". "
+    + (
+        "Training changes no image here, so the five copies are equal. "
+        if augment == "none"
+        else ""
+    )
+    + "The next page takes this test apart."
 )
 
 # %% [markdown]
 # ## Published beside measured
 
 # %% tags=["hide-input"]
-paper = published("CIFAR-FS", ("5-way 1-shot", "5-way 5-shot"), "scl")
-paper = paper[
-    paper["method"].isin(
-        ["CE no aug", "CE +aug", "CE + GC +aug", "CE + SC +aug"]
+table(
+    beside_published(
+        paper[paper["method"].isin(rows.values())],
+        groups,
+        f"here, {dataset}, centroid",
     )
-]
-table(beside_published(paper, groups, f"here, {dataset}, centroid"))
-
-# %% tags=["hide-input"]
-printed = paper.set_index(["method", "setting"])["accuracy"]
-Markdown(
-    "The paper's numbers are those of a full-width ResNet-12 after 90 epochs "
-    "under the authors' test, printed in the slides of its talk with "
-    "intervals over 600 episodes. Its gaps, which can be held against ours: "
-    + "; ".join(
-        f"at {shot} shot GC {gc:+.1f} and SC {sc_gain:+.1f} points over CE "
-        "with two views"
-        for shot in (1, 5)
-        for setting in [f"5-way {shot}-shot"]
-        for start in [printed["CE +aug", setting]]
-        for gc in [printed["CE + GC +aug", setting] - start]
-        for sc_gain in [printed["CE + SC +aug", setting] - start]
-    )
-    + ". Here: "
-    + "; ".join(
-        f"at {shot} shot GC "
-        + "{:+.2f} ± {:.2f}".format(
-            *compare(*pair("CE + GC", "CE, two views"), shot)
-        )
-        + " and SC "
-        + "{:+.2f} ± {:.2f}".format(
-            *compare(*pair("CE + SC", "CE, two views"), shot)
-        )
-        for shot in (1, 5)
-    )
-    + "."
 )
 
 # %% [markdown]
+# The talk's slide names no network; the released scripts train a full-width
+# ResNet-12 for 90 epochs and score 600 episodes under the authors' test. So
+# the levels cannot be compared. The steps can: they stand in the list above.
+#
 # ## Images from elsewhere
 #
 # The paper trains on miniImageNet and tests on birds, cars, places and
-# plants; the slides of its talk show this as figures only. Here the second
-# set of the profile stands for them, with the nearest centroid.
+# plants; the talk shows these results as figures without numbers. Here the
+# second set of the profile stands for them, with the nearest centroid.
 
 # %%
 if transfer:
@@ -392,35 +358,21 @@ if transfer:
         "CE, all poolings": base.records("ce", images=far),
         "ProtoNet, all poolings": base.records("protonet", images=far),
     }
-    shown = table(accuracies(away))
-else:
-    shown = Markdown("This profile has no second data set.")
-shown
-
-# %% tags=["hide-input"]
-if transfer:
-    text = (
-        f"On {transfer}, which no network saw in training: "
-        + "; ".join(
-            f"at {shot} shot, "
-            + in_words(
-                "CE + SC", name, compare(away["CE + SC"], away[name], shot)
-            )
-            for shot in (1, 5)
-            for name in ("CE", "CE + GC", "ProtoNet, all poolings")
-        )
-        + "."
+    display(table(accuracies(away)))
+    text = f"On {transfer}, which no network saw in training, " + "; ".join(
+        at_each_shot("CE + SC", name, away["CE + SC"], made)
+        for name, made in away.items()
+        if name != "CE + SC"
     )
 else:
-    text = ""
-Markdown(text)
+    text = "This profile has no second data set"
+Markdown(f"{text}.")
 
 # %% [markdown]
 # ## To take away
 #
 # - Two views cost twice; a fair table holds the number of pictures fixed
 #   and has the second view without the contrast in it.
-# - The spatial loss costs extra for each pair of views, whatever the
-#   network; on a small network that is felt.
-# - The network and its test are two things: the table above holds the test
-#   fixed, the one below it changes it.
+# - The spatial loss costs extra for each pair of views; a small network
+#   feels it most.
+# - The network and its test are two things, and each is changed by itself.

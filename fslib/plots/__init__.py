@@ -61,6 +61,7 @@ def learning_curve(
     histories: Mapping[str, Sequence[Mapping] | pd.DataFrame],
     left: str = "loss",
     right: str = "val_1_shot",
+    colours: Mapping[str, str] | None = None,
 ) -> Figure:
     """Two columns of training histories against the epoch, one line for each run.
 
@@ -70,6 +71,7 @@ def learning_curve(
         left: Column of the left panel.
         right: Column of the right panel; epochs without a value are left out, and without any
             value there is no right panel.
+        colours: Of the runs that are no method's main row, such as its ablations.
     """
     tables = {name: pd.DataFrame(history) for name, history in histories.items()}
     columns = [c for c in (left, right) if any(c in table for table in tables.values())]
@@ -77,9 +79,10 @@ def learning_curve(
         1, len(columns), figsize=(WIDTH if len(columns) > 1 else 4.6, 2.7), squeeze=False
     )
     used: set[str] = set()
+    given = colours or {}
     for i, (name, table) in enumerate(tables.items()):
-        colour = colour_of(name)
-        if colour in used or (colour == QUIET and name not in METHODS):
+        colour = given.get(name) or colour_of(name)
+        if colour in used or (colour == QUIET and name not in {**METHODS, **given}):
             free = [c for c in CYCLE if c not in used]
             colour = free[0] if free else CYCLE[i % len(CYCLE)]
         used.add(colour)

@@ -19,9 +19,16 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from fslib.data import ImageSet
-from fslib.plots.style import INK, RIGHT, WIDTH, WRONG, bare, short_name, to_pixels
+from fslib.plots.style import INK, QUIET, RIGHT, WIDTH, WRONG, bare, short_name, to_pixels
 
 PLACE = "#56B4E9"  # frame of the location that is asked about
+COLOURS = {
+    "CE": QUIET,
+    "CE, two views": "#009E73",
+    "CE + GC": "#E69F00",
+    "CE + SC": "#CC79A7",
+}
+"""Of the rows that the chapter's pages share."""
 
 
 def neighbour_panel(images: ImageSet, queries: Tensor, neighbours: Tensor) -> Figure:
