@@ -103,6 +103,26 @@ def at_each_shot(
     )
 
 
+def earned(made: Sequence[Record], against: Sequence[Record], shots: Sequence[int] = (1, 5)) -> str:
+    """Whether a part helps, as far as the intervals of its paired differences tell.
+
+    Args:
+        made: Records with the part, one a seed.
+        against: Records without it.
+        shots: Of the differences.
+
+    Returns:
+        `yes` (helps beyond the interval at one of the shots, hurts at none), `no` (the reverse),
+        `both ways`, or `cannot be told`.
+    """
+    found = [compare(made, against, shot) for shot in shots]
+    helps = any(mean > ci95 for mean, ci95 in found)
+    hurts = any(mean < -ci95 for mean, ci95 in found)
+    if helps and hurts:
+        return "both ways"
+    return "yes" if helps else "no" if hurts else "cannot be told"
+
+
 def _with_interval(mean: float, ci95: float, sign: str = "") -> str:
     return f"{mean:{sign}.2f}" + ("" if pd.isna(ci95) else f" ± {ci95:.2f}")
 

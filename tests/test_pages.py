@@ -63,6 +63,11 @@ def test_each_shot_has_its_clause(two):
     )
 
 
+def test_a_part_earns_its_place_beyond_the_interval(two):
+    assert pages.earned(two[1], two[0]) == "yes" and pages.earned(two[0], two[1]) == "no"
+    assert pages.earned(two[0], two[0]) == "cannot be told"
+
+
 def test_published_rows_stand_above_ours(two):
     paper = pages.published("CIFAR-FS", ("5-way 1-shot", "5-way 5-shot"), "bml")
     paper = paper[paper["method"] == "BML"]
