@@ -38,6 +38,7 @@ from fslib.analysis.inside import (
     order_words,
     ranking_table,
     ranking_words,
+    silhouette_change,
     silhouette_table,
 )
 from fslib.analysis.ranking import query_rank_correlation
@@ -50,6 +51,7 @@ from fslib.evaluate import (
 )
 from fslib.losses.margin import wrong
 from fslib.pages import in_words, table
+from fslib.plots import interval_curve
 from fslib.plots.images import ranking_panel
 from fslib.plots.style import short_name, use_book_style
 from fslib.study import Study
@@ -187,16 +189,11 @@ axes[0].set(xlabel="lambda (share of the image)", ylabel="Classes (%)")
 axes[0].set_xlim(0, 1)
 axes[0].legend()
 for (shot, scores), style in zip(curves.items(), ("o-", "s--")):
-    line = axes[1].errorbar(
-        forced,
-        [s.mean for s in scores],
-        yerr=[s.ci95 for s in scores],
-        fmt=style,
-        ms=3.5,
-        capsize=2,
-        label=f"{shot} shot",
+    values = [(score.mean, score.ci95) for score in scores]
+    colour = interval_curve(
+        axes[1], forced, values, style, label=f"{shot} shot"
     )
-    axes[1].axhline(own[shot].mean, ls=":", color=line[0].get_color())
+    axes[1].axhline(own[shot].mean, ls=":", color=colour)
 axes[1].set(xlabel="lambda, forced at test", ylabel="Accuracy (%)")
 _ = axes[1].legend()
 
@@ -243,24 +240,10 @@ tight = silhouette_table(maps, samples)
 table(bracketed(tight))
 
 # %% tags=["hide-input"]
-value = tight.set_index("method")
-
-
-def change(name: str, kind: str) -> str:
-    """What the margin does to the silhouette of one kind of classes."""
-    on, off = value.loc[f"{name} + TRAML"], value.loc[name]
-    apart = (
-        on[f"{kind} low"] > off[f"{kind} high"]
-        or on[f"{kind} high"] < off[f"{kind} low"]
-    )
-    said = f"{on[kind] - off[kind]:+.3f} on {kind} classes"
-    return said + ("" if apart else " (the intervals overlap)")
-
-
 Markdown(
     " ".join(
         f"The margin changes the silhouette of {name} by "
-        f"{change(name, 'base')} and by {change(name, 'novel')}."
+        f"{silhouette_change(tight, f'{name} + TRAML', name)}."
         for name in ("ProtoNet", "AM3")
     )
     + " A wider strait would be a rise."

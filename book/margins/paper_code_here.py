@@ -41,9 +41,9 @@ from fslib.losses.margin import (
     wrong,
 )
 from fslib.methods.margin_protonet import class_words
-from fslib.pages import in_words, published, table
+from fslib.pages import accuracies, in_words, published, table
 from fslib.plots.style import use_book_style
-from fslib.results import compare, mean_over_seeds
+from fslib.results import compare
 from fslib.study import Study, generalised_records
 from IPython.display import Markdown
 from torch import nn
@@ -269,8 +269,9 @@ agree = up > 0 and down > 0
 Markdown(
     "By descent alpha falls as long as the cosines of confused pairs are "
     "mostly positive. "
-    f"At the network's own rate it ends at {fast[0]:.2f}, and at a hundredth "
-    f"of it at {slow[0]:.2f}: "
+    f"At the network's own rate it ends at {fast[0]:.2f}, from a start at -1 "
+    f"at {ended['joint', 'names', -1.0, 1.0][0]:.2f}, and at a hundredth of the "
+    f"rate, from 1, at {slow[0]:.2f}: "
     + (
         "still positive, because it started at 1 and had no time to fall. "
         if slow[0] > 0
@@ -475,21 +476,15 @@ found = generalised_records(
     draws=100 if dense else 20,
 )
 table(
-    [
-        {"answers": name}
-        | {
-            f"n = {n}": "{:.1f} ± {:.1f}".format(
-                *mean_over_seeds(found[f"generalised_{count}"], n)[:2]
-            )
-            for n in numbers
-        }
-        for name, count in (
-            ("new classes only, first", "novel"),
-            ("all classes, first", "novel_joint"),
-            ("new classes only, first five", "novel_top5"),
-            ("all classes, first five", "novel_joint_top5"),
-        )
-    ]
+    accuracies(
+        {
+            "new classes only, first answer": found["generalised_novel"],
+            "all classes, first answer": found["generalised_novel_joint"],
+            "new classes only, first five": found["generalised_novel_top5"],
+            "all classes, first five": found["generalised_novel_joint_top5"],
+        },
+        numbers,
+    )
 )
 
 # %% tags=["hide-input"]

@@ -42,7 +42,7 @@ from fslib.pages import (
     published,
     table,
 )
-from fslib.plots import interval_plot, learning_curve
+from fslib.plots import interval_curve, interval_plot, learning_curve
 from fslib.plots.style import colour_of, label_of, use_book_style
 from fslib.results import compare, mean_over_seeds
 from fslib.study import Study, generalised_records, usual_rate
@@ -61,6 +61,14 @@ options = {
     "am3_traml": {**words, "penalty": penalty},
 }
 main = {m: study.records(m, **o) for m, o in options.items()}
+
+
+def paired(*pairs) -> dict:
+    """Pairs of methods under the label of their difference."""
+    return {
+        f"{label_of(a)} - {label_of(b)}": (main[a], main[b]) for a, b in pairs
+    }
+
 
 # %% [markdown]
 # The margins are trained by *reversal*: they climb where the network
@@ -133,15 +141,7 @@ table(accuracies({label_of(m): main[m] for m in options}))
 
 # %%
 pairs = (("protonet_traml", "protonet"), ("am3_traml", "am3"))
-figure = interval_plot(
-    gains(
-        {
-            f"{label_of(m)} - {label_of(host)}": (main[m], main[host])
-            for m, host in pairs
-        }
-    ),
-    "What the margin brings (points)",
-)
+figure = interval_plot(gains(paired(*pairs)), "What the margin brings (points)")
 
 # %% tags=["hide-input"]
 paper = published("miniImageNet", ("5-way 1-shot", "5-way 5-shot"), "margins")
@@ -197,14 +197,9 @@ table(
 # %%
 table(
     gain_table(
-        {
-            f"{label_of(a)} - {label_of(b)}": (main[a], main[b])
-            for a, b in (
-                ("am3", "protonet"),
-                ("protonet_traml", "ce"),
-                ("am3_traml", "ce"),
-            )
-        }
+        paired(
+            ("am3", "protonet"), ("protonet_traml", "ce"), ("am3_traml", "ce")
+        )
     )
 )
 
@@ -331,13 +326,11 @@ for axis, (count, title) in zip(axes, counts.items()):
         values = [
             mean_over_seeds(made[f"generalised_{count}"], n) for n in numbers
         ]
-        axis.errorbar(
+        interval_curve(
+            axis,
             numbers,
-            [v[0] for v in values],
-            yerr=[v[1] for v in values],
-            fmt="s--" if m.endswith("traml") else "o-",
-            ms=3.5,
-            capsize=2,
+            values,
+            "s--" if m.endswith("traml") else "o-",
             color=colour_of(m),
             label=labels[m],
         )
@@ -375,16 +368,12 @@ old, new = (study.data[k].classes for k in ("train", "test"))
 
 def told(count: str) -> str:
     """What the margin brings for one way of counting, paper and here."""
-    leads = ", ".join(
-        "{:+.1f} (n = {})".format(
-            printed["Dynamic FSL + TRAML", f"top-5 {count} n={n}"]
-            - printed["Dynamic FSL", f"top-5 {count} n={n}"],
-            n,
-        )
-        for n in (first, final)
-    )
+    leads = printed["Dynamic FSL + TRAML"] - printed["Dynamic FSL"]
+    leads = leads[[f"top-5 {count} n={n}" for n in (first, final)]]
     return (
-        f"- Counted as '{count}', the paper prints {leads}. Here, "
+        f"- Counted as '{count}', the paper prints {leads.iloc[0]:+.1f} at "
+        f"n = {first} and {leads.iloc[1]:+.1f} at n = {final} (top 5). Here, "
+        "by the first answer, "
         + at_each_shot(
             "Dynamic FSL with the margin",
             "that without",
@@ -395,19 +384,18 @@ def told(count: str) -> str:
     )
 
 
-def right(kind: str, n: int) -> str:
-    """Share of right answers among all classes, without the margin."""
-    records = both["dynamic_fsl"][f"generalised_{kind}_joint"]
-    return "{:.1f} ± {:.1f} %".format(*mean_over_seeds(records, n)[:2])
-
-
+plain = both["dynamic_fsl"]
+joint = accuracies(
+    {kind: plain[f"generalised_{kind}_joint"] for kind in ("base", "novel")},
+    (first, final),
+).set_index("")
 Markdown(
     f"{told('novel')}\n{told('all')}\n\n"
     "The interval is over draws of the support; the images that are asked "
     "about stay. What 'all' hides, without the margin: "
     + "; ".join(
-        f"at n = {n}, {right('base', n)} of the old images are right and "
-        f"{right('novel', n)} of the new ones"
+        f"at n = {n}, {joint.loc['base', f'{n}-shot']} % of the old images are "
+        f"right and {joint.loc['novel', f'{n}-shot']} % of the new ones"
         for n in (first, final)
     )
     + ". The prior of 0.8 is that of Dynamic FSL's code for ImageNet; here "
@@ -416,39 +404,29 @@ Markdown(
 )
 
 # %%
-rows = []
-for name, kind, counted in (
-    ("Dynamic FSL", "novel", "novel"),
-    ("Dynamic FSL", "all", "all"),
-    ("Dynamic FSL + TRAML", "novel", "novel"),
-    ("Dynamic FSL + TRAML", "all", "all"),
-    ("Dynamic FSL (README all-with-prior)", "all", "all with prior"),
-):
-    rows.append(
-        {"": name.split(" (")[0], "counted": counted, "where": "published"}
-        | {
-            f"n = {n}": f"{printed[name, f'top-5 {kind} n={n}']:.1f}"
-            for n in numbers
-        }
+rows = [
+    {"": f"{name.split(' (')[0]}, {counted}, top 5 (published)"}
+    | {
+        f"{n}-shot": f"{printed[name, f'top-5 {counted.split()[0]} n={n}']:.1f}"
+        for n in numbers
+    }
+    for name, counted in (
+        ("Dynamic FSL", "novel"),
+        ("Dynamic FSL", "all"),
+        ("Dynamic FSL + TRAML", "novel"),
+        ("Dynamic FSL + TRAML", "all"),
+        ("Dynamic FSL (README all-with-prior)", "all with prior"),
     )
-for m, made in both.items():
-    for count in ("novel", "all", "all_prior"):
-        for ending, top in (("_top5", "here, top 5"), ("", "here, top 1")):
-            records = made[f"generalised_{count}{ending}"]
-            rows.append(
-                {
-                    "": labels[m],
-                    "counted": count.replace("_", " with "),
-                    "where": top,
-                }
-                | {
-                    f"n = {n}": "{:.1f} ± {:.1f}".format(
-                        *mean_over_seeds(records, n)[:2]
-                    )
-                    for n in numbers
-                }
-            )
-table(rows)
+]
+ours = {
+    f"{labels[m]}, {count.replace('_', ' with ')}, {top}": made[
+        f"generalised_{count}{ending}"
+    ]
+    for m, made in both.items()
+    for count in counts
+    for ending, top in (("_top5", "top 5"), ("", "top 1"))
+}
+table(pd.concat([pd.DataFrame(rows), accuracies(ours, numbers)]))
 
 # %% tags=["hide-input"]
 Markdown(
