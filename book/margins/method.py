@@ -114,8 +114,8 @@ Markdown(
     "Where all pairs have the same margin the loss has a closed form, the "
     "last column. A margin of one doubles the loss of this query "
     f"({rows[1]['loss']:.2f} to {rows[3]['loss']:.2f}); the larger it is, the "
-    "closer does one more unit come to adding one. A negative margin makes "
-    "the task easier, which has a chapter of its own."
+    "closer one more unit comes to adding one to the loss. A negative margin "
+    "makes the task easier, which has a chapter of its own."
 )
 
 # %% [markdown]

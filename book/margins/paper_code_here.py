@@ -270,8 +270,8 @@ Markdown(
     "By descent alpha falls as long as the cosines of confused pairs are "
     "mostly positive. "
     f"At the network's own rate it ends at {fast[0]:.2f}, from a start at -1 "
-    f"at {ended['joint', 'names', -1.0, 1.0][0]:.2f}, and at a hundredth of the "
-    f"rate, from 1, at {slow[0]:.2f}: "
+    f"at {ended['joint', 'names', -1.0, 1.0][0]:.2f}, and from 1 at a "
+    f"hundredth of the rate at {slow[0]:.2f}: "
     + (
         "still positive, because it started at 1 and had no time to fall. "
         if slow[0] > 0

@@ -192,7 +192,8 @@ table(
 # paper's. Beware of the published AM3 row: its intervals are those of
 # another model (*paper, code, here*).
 #
-# The hosts also differ from each other and from the plain classifier, CE:
+# The hosts also differ from each other and from a plain classifier trained
+# with cross-entropy:
 
 # %%
 table(
@@ -206,8 +207,8 @@ table(
 # %% tags=["hide-input"]
 rates = {m: usual_rate(m, dataset) for m in options}
 Markdown(
-    "CE learns from mixed batches, not from episodes, and AM3 reads names at "
-    "test: none of these differences is that of the margin alone. "
+    "The classifier learns from mixed batches, not from episodes, and AM3 "
+    "reads names at test: none of these differences is that of the margin alone. "
     + (
         "All methods have the same learning rate."
         if len(set(rates.values())) == 1
@@ -256,7 +257,7 @@ Markdown(
     )
     + ". The last two rows of the figure compare features only. They still "
     "differ in more than the names that trained them: AM3 "
-    + " and ".join(also)
+    + ", ".join(also)
     + "."
 )
 
