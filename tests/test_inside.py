@@ -45,6 +45,13 @@ def test_a_silhouette_tells_classes_from_noise(maps, samples):
     assert (table["base low"] <= table["base"]).all()
 
 
+def test_a_change_of_silhouette_says_where_intervals_overlap():
+    rows = [("ours", 0.3, 0.2, 0.4, 0.1, 0.0, 0.2), ("other", 0.1, 0.05, 0.15, 0.2, 0.1, 0.3)]
+    names = ["method", *(f"{k}{e}" for k in ("base", "novel") for e in ("", " low", " high"))]
+    said = inside.silhouette_change(pd.DataFrame(rows, columns=names), "ours", "other")
+    assert said == ("+0.200 on base classes and -0.100 on novel classes (the intervals overlap)")
+
+
 def test_the_panel_has_a_column_a_network_and_a_row_a_sample(maps, samples):
     figure = inside.embedding_panel(maps, samples)
     titles = [axis.get_title(loc="left") or axis.get_title() for axis in figure.axes]

@@ -109,6 +109,14 @@ def test_interval_plot_fills_clear_differences_only():
     assert "\N{MINUS SIGN}2.00 ± 0.50" in texts(axis.figure)
 
 
+def test_a_curve_draws_mean_and_interval():
+    _, axis = plt.subplots()
+    colour = plots.interval_curve(axis, (1, 5), [(40.0, 1.0, 0.3), (60.0, 2.0, 0.4)], label="here")
+    (line,) = axis.containers[0].lines[2]
+    assert colour == axis.lines[0].get_color()
+    assert [segment[:, 1].tolist() for segment in line.get_segments()] == [[39, 41], [58, 62]]
+
+
 def test_scatter_draws_every_class_once():
     labels = torch.arange(12).repeat_interleave(5)
     xy = np.random.default_rng(0).normal(size=(60, 2))

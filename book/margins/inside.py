@@ -10,8 +10,8 @@
 # # Adaptive margins: a look inside
 #
 # What did the generator make of the likeness of names? Where does AM3 trust
-# the image? And do classes with like names lie differently once a margin
-# has pushed them apart? This page opens the runs of the training page.
+# the image? And do classes lie differently once a margin has pushed them
+# apart? This page opens the runs of the training page.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # which profile these values belong to
@@ -26,6 +26,7 @@ per_class: int = 40  # points of each class
 
 # %%
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from fslib.analysis.inside import (
     bracketed,
@@ -37,13 +38,20 @@ from fslib.analysis.inside import (
     order_words,
     ranking_table,
     ranking_words,
+    silhouette_change,
     silhouette_table,
 )
 from fslib.analysis.ranking import query_rank_correlation
 from fslib.episodes import draw_episodes
-from fslib.evaluate import embed_images, evaluate
+from fslib.evaluate import (
+    embed_images,
+    evaluate,
+    interval,
+    paired_difference,
+)
 from fslib.losses.margin import wrong
 from fslib.pages import in_words, table
+from fslib.plots import interval_curve
 from fslib.plots.images import ranking_panel
 from fslib.plots.style import short_name, use_book_style
 from fslib.study import Study
@@ -66,10 +74,10 @@ nets = {
 # %% [markdown]
 # ## Likeness and margin, side by side (paper: Fig. 1 and 3)
 #
-# Twelve base classes of one training episode. Left how alike their names
-# are, right the margin that the trained generator asks for: a row is the
-# true class, a column a wrong one. The left table is symmetric, the right
-# one need not be.
+# Twelve base classes of one training episode, those of one superclass side by
+# side. Left how alike their names are (cosine of their word vectors), right
+# the margin that the trained generator asks for: a row is the true class, a
+# column a wrong one. The left table is symmetric, the right one need not be.
 
 # %%
 host = nets["ProtoNet + TRAML"]
@@ -100,50 +108,57 @@ for axis, values, title in zip(
     figure.colorbar(image, ax=axis, shrink=0.6)
 _ = axes[0].set_ylabel("True class")
 
-# %% [markdown]
-# Over 50 episodes, every pair is a point:
+# %% tags=["hide-input"]
+both = wrong(margins[0])
+turned = wrong((margins[0] - margins[0].mT).abs())
+Markdown(
+    f"In this whole episode of {way} classes the margins run from "
+    f"{both.min():.2f} to {both.max():.2f}, with a mean of "
+    f"{both.mean():.2f}; the two directions of a pair differ by "
+    f"{turned.mean():.2f} on average. Over 50 episodes, every third pair as a "
+    "point:"
+)
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(6.9, 2.7), sharey=True)
 found = {}
 for axis, name in zip(axes, ("ProtoNet + TRAML", "AM3 + TRAML")):
     with torch.no_grad():
-        table_of_margins = nets[name].margins_of(tasks)
-    x, y = wrong(alike).flatten(), wrong(table_of_margins).flatten()
-    axis.plot(x[::3], y[::3], ".", ms=2, alpha=0.35)
-    axis.set(xlabel="Likeness of the two names", title=name)
-    found[name] = (
-        float(spearmanr(x, y).statistic) if y.std() > 0 else 0.0,
-        float(y.mean()),
-        float((y == 0).float().mean()),
-    )
-_ = axes[0].set_ylabel("Margin")
+        y = wrong(nets[name].margins_of(tasks)).flatten(1)
+    x = wrong(alike).flatten(1)
+    axis.plot(x.flatten()[::3], y.flatten()[::3], ".", ms=2, alpha=0.35)
+    axis.set(xlabel="Likeness of the two names (cosine)", title=name)
+    ranks = [
+        spearmanr(a, b).statistic if b.std() > 0 else 0.0 for a, b in zip(x, y)
+    ]
+    found[name] = (*interval(np.array(ranks)), float((y == 0).float().mean()))
+_ = axes[0].set_ylabel("Margin (logit)")
 
 # %% tags=["hide-input"]
 Markdown(
-    " ".join(
-        f"With {name}, rank correlation {rho:+.2f}; the mean margin is "
-        f"{mean:.2f}, and {zero:.0%} of the margins are zero."
-        for name, (rho, mean, zero) in found.items()
+    "The rank correlation of likeness and margin within an episode is "
+    + " and ".join(
+        f"{rho:+.2f} ± {ci95:.2f} with {name}, where {zero:.0%} of the margins "
+        "are zero"
+        for name, (rho, ci95, zero) in found.items()
     )
-    + " The paper expects larger margins for like names, a positive "
-    "correlation; here it is "
+    + ". The paper wants larger margins for like names, a positive "
+    "correlation; here it is positive with "
     + (
-        "positive with both hosts."
-        if min(v[0] for v in found.values()) > 0.05
-        else "not so with both hosts."
+        " and ".join(n for n, (rho, ci95, _) in found.items() if rho > ci95)
+        or "neither host"
     )
-    + " A cloud that is wide at one likeness is the work of the context: the "
-    "same pair gets another margin in another task, and, with the literal "
+    + ". A cloud that is wide at one likeness is the work of the context: the "
+    "same pair gets another margin in another task and, with the literal "
     "order, in another place of the row."
 )
 
 # %% [markdown]
 # ## Where AM3 trusts the image
 #
-# $\lambda$ is made from the name alone. Left its value for every class,
-# right what happens when one $\lambda$ is forced on all novel classes at
-# test.
+# AM3 learns a share $\lambda$ of the images in the prototype of a class, from
+# its name alone. Left its value for every class, right what happens when one
+# $\lambda$ is forced on all novel classes at test (dotted: the learned one).
 
 # %%
 am3 = nets["AM3"]
@@ -174,31 +189,33 @@ axes[0].set(xlabel="lambda (share of the image)", ylabel="Classes (%)")
 axes[0].set_xlim(0, 1)
 axes[0].legend()
 for (shot, scores), style in zip(curves.items(), ("o-", "s--")):
-    axes[1].errorbar(
-        forced,
-        [s.mean for s in scores],
-        yerr=[s.ci95 for s in scores],
-        fmt=style,
-        ms=3.5,
-        capsize=2,
-        label=f"{shot} shot",
+    values = [(score.mean, score.ci95) for score in scores]
+    colour = interval_curve(
+        axes[1], forced, values, style, label=f"{shot} shot"
     )
-    axes[1].axhline(own[shot].mean, color="grey", lw=0.8, zorder=0)
+    axes[1].axhline(own[shot].mean, ls=":", color=colour)
 axes[1].set(xlabel="lambda, forced at test", ylabel="Accuracy (%)")
 _ = axes[1].legend()
 
 # %% tags=["hide-input"]
 best = {
-    shot: forced[max(range(len(forced)), key=lambda i: scores[i].mean)]
+    shot: max(zip(forced, scores), key=lambda pair: pair[1].mean)
     for shot, scores in curves.items()
 }
 Markdown(
     f"The mean lambda is {shares['base'].mean():.2f} on base and "
-    f"{shares['novel'].mean():.2f} on novel classes, with a spread of "
-    f"{shares['novel'].std():.2f}. Grey: the learned one. Forced on all, the "
-    f"best of five is {best[1]:g} at one shot and {best[5]:g} at five; the "
-    f"learned lambda gives {own[1]} and {own[5]} %. It does not know how many "
-    "shots there are: the network that makes it sees only the name."
+    f"{shares['novel'].mean():.2f} on novel classes, where it runs from "
+    f"{shares['novel'].min():.2f} to {shares['novel'].max():.2f}. Over 1000 "
+    "episodes, "
+    + "; ".join(
+        f"at {shot} shot the best of five forced values is {share:g}, and "
+        + in_words(
+            "the learned lambda", "it", paired_difference(own[shot], score)
+        )
+        for shot, (share, score) in best.items()
+    )
+    + ". Lambda does not know how many shots there are: the network that makes "
+    "it sees only the name."
 )
 
 # %% [markdown]
@@ -206,7 +223,8 @@ Markdown(
 #
 # t-SNE {cite}`maaten2008tsne` draws the features in the plane; the
 # **silhouette** measures in the original space how tight classes lie
-# (1 tight and apart, 0 touching).
+# (1 tight and apart, 0 touching, below 0 nearer to another class). Each colour
+# with its marker is a class, learned (upper row) or new (lower row).
 
 # %%
 compared = ("CE", "ProtoNet", "ProtoNet + TRAML", "AM3")
@@ -222,28 +240,20 @@ tight = silhouette_table(maps, samples)
 table(bracketed(tight))
 
 # %% tags=["hide-input"]
-value = tight.set_index("method")
-changes = {
-    (name, kind): value.loc[f"{name} + TRAML", kind] - value.loc[name, kind]
-    for name in ("ProtoNet", "AM3")
-    for kind in samples
-}
 Markdown(
     " ".join(
         f"The margin changes the silhouette of {name} by "
-        f"{changes[name, 'base']:+.3f} on base and by "
-        f"{changes[name, 'novel']:+.3f} on novel classes."
+        f"{silhouette_change(tight, f'{name} + TRAML', name)}."
         for name in ("ProtoNet", "AM3")
     )
-    + " A wider strait would be a rise; intervals that overlap do not part "
-    "the methods."
+    + " A wider strait would be a rise."
 )
 
 # %% [markdown]
 # ## Where they look
 #
-# One query of each way of an episode; the warmer a place, the more it looks
-# like the prototype of its own class.
+# One query of each way of an episode; the warmer a place, the smaller its
+# angle to the prototype of its own class, made of images alone for AM3 too.
 
 # %%
 task = draw_episodes(novel_set.labels, 1, 4, 1, 15, 3)
@@ -304,8 +314,8 @@ Markdown(order_words(pooled, novel_set, "ProtoNet + TRAML"))
 
 # %% [markdown]
 # And within single tasks: the wrong ways of a query, ranked by the network
-# and by likeness of name to the true way, over 300 episodes. Here AM3 may
-# read the names, as it does at test.
+# and by likeness of name to the true way: Kendall's tau-b again, with a 95 %
+# interval over 300 episodes. Here AM3 may read the names, as it does at test.
 
 # %%
 many = draw_episodes(novel_set.labels, 300, 5, 1, 3, 11)
@@ -322,20 +332,19 @@ for name, net in nets.items():
         )
     tau = query_rank_correlation(answers.flatten(0, 1), target, reference)
     taus[name] = tau.view(300, -1).nanmean(1)
-    rows.append({"method": name, "tau with names": float(tau.nanmean())})
-table(rows, digits=3)
+    mean, ci95 = interval(taus[name][taus[name].isfinite()])
+    rows.append({"method": name, "tau with names": f"{mean:.3f} ± {ci95:.3f}"})
+table(rows)
 
 # %% tags=["hide-input"]
 lines = []
 for name in ("ProtoNet", "AM3"):
-    change = taus[f"{name} + TRAML"] - taus[name]
-    change = change[torch.isfinite(change)]
-    spread = 1.97 * float(change.std()) / len(change) ** 0.5
+    change_of_tau = 100 * (taus[f"{name} + TRAML"] - taus[name])
     lines.append(
         in_words(
             f"the tau of {name} + TRAML",
             f"that of {name}",
-            (100 * float(change.mean()), 100 * spread),
+            interval(change_of_tau[change_of_tau.isfinite()]),
             "hundredths",
         )
     )

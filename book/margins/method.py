@@ -13,22 +13,24 @@
 # knew that from their **names**, before you saw a single image. *Boosting
 # Few-Shot Learning with Adaptive Margin Loss* {cite}`li2020traml` uses this
 # in training: where two names are alike, the true class has to win by more.
+# By how much more is the **margin**.
 #
 # On this page you will
 #
 # - see what a margin does to a softmax, in a picture and in numbers,
 # - fill the table of margins in three ways,
-# - meet its two hosts, ProtoNet and AM3, and its cousins from face
-#   recognition,
+# - meet the two methods that carry it, its **hosts** ProtoNet and AM3, and
+#   its cousins from face recognition,
 # - find out why nobody can *learn* a margin by plain descent,
-# - see how the margin comes into generalised few-shot learning.
+# - see it where old and new classes are asked about at once.
 #
 # ```{figure} ../_assets/margins.svg
 # :alt: Similar names get a wide margin; it is added to the wrong logits.
 # :width: 100%
 #
-# The names of the classes decide how wide the strait between two classes
-# has to be. At test there is no margin, and nobody asks for names.
+# Classes are islands in the space of features. Training asks for a wider
+# strait between two of them where their names are alike. At test there is
+# no margin.
 # ```
 
 # %% tags=["parameters"]
@@ -73,7 +75,8 @@ _ = torch.manual_seed(seed)
 #
 # Let $D_{ic}$ be the logit of query $i$ for class $c$ and $y$ its true
 # class. A **margin table** $M$ holds a number for every pair of classes. It
-# is added to the logits of the wrong classes, and then all goes on as usual:
+# is added to the logits of the wrong classes, and then all goes on as usual,
+# averaged over the set $Q$ of queries:
 #
 # $$
 # L = -\frac{1}{|Q|} \sum_i \log
@@ -107,18 +110,19 @@ table(rows, digits=4)
 
 # %% tags=["hide-input"]
 Markdown(
-    f"The true class holds p = {p:.3f}. For one margin for all pairs the "
-    "loss has a closed form, the last column. A margin of one doubles the "
-    f"loss of this query ({rows[1]['loss']:.2f} to {rows[3]['loss']:.2f}); "
-    "from there on each further unit adds nearly one. A negative margin "
+    f"Without a margin the true class holds the probability p = {p:.3f}. "
+    "Where all pairs have the same margin the loss has a closed form, the "
+    "last column. A margin of one doubles the loss of this query "
+    f"({rows[1]['loss']:.2f} to {rows[3]['loss']:.2f}); the larger it is, the "
+    "closer one more unit comes to adding one to the loss. A negative margin "
     "makes the task easier, which has a chapter of its own."
 )
 
 # %% [markdown]
 # ### Whom does it push?
 #
-# Take two classes. The gap is the true logit minus the wrong one. Left the
-# loss, right the force with which it moves the gap.
+# Take two classes. The **gap** is the true logit minus the wrong one. Left
+# the loss, right the force with which it widens the gap (minus its slope).
 
 # %%
 gap = torch.linspace(-4, 8, 121)
@@ -133,19 +137,22 @@ _ = axes[0].legend()
 
 # %% tags=["hide-input"]
 Markdown(
-    "A margin shifts both curves to the right by itself. Right of zero the "
+    "A margin m shifts both curves by m to the right. Right of zero the "
     "query is answered rightly; without a margin a gap of 3 feels a force of "
-    f"{1 / (1 + math.exp(3)):.2f}, with a margin of 3 it feels 0.50. So what "
-    "matters is the margin *compared with the gaps* that training has "
-    "reached: one that is far below them changes nothing, one that is far "
-    "above them pushes every query alike."
+    f"{1 / (1 + math.exp(3)):.2f}, with a margin of 3 it feels 0.50. So a "
+    "margin matters *in comparison with the gaps* that training has reached: "
+    "far below them it changes next to nothing, far above them it pushes "
+    "every query alike."
 )
 
 # %% [markdown]
-# ## Three ways to fill the table
+# ## Three ways to fill the table (paper: Eq. 2, 3 and 5)
 #
-# With $e_c$ the word vector of class $c$ and $\cos$ the cosine of two of
-# them:
+# A **word vector** $e_c$ is a list of numbers for the name of class $c$;
+# names that are used alike point in like directions, so $\cos(e_y, e_c)$
+# says how alike two classes are. Photographs get GloVe vectors, learned from
+# texts; for the built-in glyphs they are made of the words of the Unicode
+# name, such as *Latin small letter a*.
 #
 # $$
 # \begin{aligned}
@@ -157,16 +164,17 @@ Markdown(
 # \end{aligned}
 # $$
 #
-# The first knows nothing, the second one pair, the third all classes of the
-# task: a likeness of 0.5 may be the largest of one task and the smallest of
-# another.
+# AML is the paper's *additive margin loss*. The first knows nothing, the
+# second one pair, the third all classes of the task: a likeness of 0.5 may be
+# the largest of one task and the smallest of another.
 
 # %%
 show_source(ClassMargin.forward)
 
 # %% [markdown]
-# The **generator** $G$ is two times linear, batch normalisation, ReLU. Its
-# batch is one row for each class of an episode.
+# The **generator** $G$ is two times linear, batch normalisation, ReLU, and
+# its batch is one row for each class $y$ of an episode. The paper does not
+# give its width; here it is 16.
 
 # %%
 show_source(TaskMargin)
@@ -205,15 +213,17 @@ rows = [
 table(rows)
 
 # %% [markdown]
-# An untrained generator knows nothing of likeness yet: its margins are
-# arbitrary, and the last ReLU keeps them at zero or above. Because of the
-# batch normalisation no margin of a fresh generator can exceed
-# $\sqrt{n - 1}$ for $n$ rows: a standardised number cannot be larger.
+# The naive margin is the same for all, the class-relevant one follows the
+# cosine. An untrained generator knows nothing of likeness yet: its margins
+# are arbitrary, and the last ReLU keeps them at zero or above. No margin of a
+# fresh generator can exceed $\sqrt{n - 1}$ for $n$ rows: batch normalisation
+# makes no larger number.
 #
 # ## Two hosts
 #
-# **ProtoNet** {cite}`snell2017protonet`: class $c$ is the mean $r_c$ of its
-# support features, the logit is $D_{ic} = -\lVert f(x_i) - r_c \rVert^2$.
+# **ProtoNet** {cite}`snell2017protonet`: with $f(x)$ the feature of an image,
+# class $c$ is the mean $r_c$ of its support features, its **prototype**, and
+# the logit is $D_{ic} = -\lVert f(x_i) - r_c \rVert^2$.
 
 # %%
 show_source(MarginProtoNet.loss)
@@ -221,7 +231,7 @@ show_source(MarginProtoNet.loss)
 # %% [markdown]
 # **AM3** {cite}`xing2019am3` mixes the mean $\bar f_c$ of the support with a
 # second prototype that a small network $g$ makes of the *name*; a second
-# network $h$ says how much the images count:
+# network $h$, through a sigmoid $\sigma$, says how much the images count:
 #
 # $$
 # w_c = g(e_c), \qquad \lambda_c = \sigma(h(w_c)), \qquad
@@ -241,8 +251,8 @@ Markdown(
     f"{(share * visual + (1 - share) * word).tolist()}. The released AM3 "
     "does not square its distances. For distances 1, 1.5, 2, 2.5, 3 the "
     f"nearest class then holds {plain[0]:.2f} of the probability, squared it "
-    f"holds {squared[0]:.2f}: the same answer, but a softer lesson, in which "
-    "the same margin counts for more."
+    f"holds {squared[0]:.2f}: the same answer, but here a softer lesson, in "
+    "which the same margin counts for more."
 )
 
 # %% [markdown]
@@ -252,8 +262,9 @@ Markdown(
 # ## The cousins from face recognition
 #
 # CosFace {cite}`wang2018cosface` and ArcFace {cite}`deng2019arcface` work on
-# cosines, scaled by $s$, and touch the **true** logit alone: the one lowers
-# the cosine by $m$, the other widens the angle $\theta$ by $m$.
+# cosines, scaled by $s$, and touch the **true** logit alone. With $\theta$
+# the angle between a feature and the prototype of its own class, the one takes
+# $s\,(\cos\theta - m)$ and the other $s \cos(\theta + m)$.
 
 # %%
 angle = torch.linspace(0.01, math.pi - 0.01, 200)
@@ -272,7 +283,7 @@ panel.plot(
     degrees,
     turn_true(cosine, zeros, 1.0, 0.5)[:, 0],
     "-.",
-    label="angular margin 0.5",
+    label="angular margin 0.5 (radians)",
 )
 panel.set(xlabel="Angle to the own prototype (degrees)")
 panel.set(ylabel="True logit, s = 1")
@@ -280,10 +291,10 @@ _ = panel.legend()
 
 # %% [markdown]
 # The cosine margin takes the same from every image; the angular one takes
-# little near 0 degrees and most at $90° - m/2$, here 76. Past $\pi - m$, here
-# 151 degrees, the turned cosine would rise again and reward a *wrong* angle;
-# from there on the plain cosine, lowered by $m \sin m$, takes its place (the
-# step).
+# little near 0 degrees and most at $\pi/2 - m/2$, here 76 degrees. Past
+# $\pi - m$, here 151 degrees, the turned cosine would rise again and reward a
+# *wrong* angle; from there on the plain cosine, lowered by $m \sin m$, takes
+# its place (the step).
 #
 # ### Three papers, one loss
 #
@@ -322,17 +333,17 @@ table(
 # $$
 #
 # It is a probability, so it is never negative, and descent **lowers every
-# free margin**; where margins share parameters ($\alpha$, $G$), a small step
-# still lowers their mean, weighted by it. Something else has to keep them up.
-# This book knows five answers:
+# free margin**. Where margins share parameters ($\alpha$, $G$), a small step
+# still lowers their mean, weighted by these probabilities. Something else has
+# to keep them up. This book knows five answers:
 #
 # - `fixed`: the margins are given, not learned.
 # - `joint`: descent on the same loss, as the paper's text has it.
-# - `reversal`: *ascent* on the same loss, held back by a penalty on their
-#   square.
-# - `bilevel`: so that a step of the network with margins lowers the loss
-#   without margins on another episode.
-# - `floor`: joint, but none falls below a floor.
+# - `reversal`: *ascent* on the same loss, held back by a penalty $\kappa$ on
+#   the mean of their squares.
+# - `bilevel`: moved so that a step of the network *with* margins lowers the
+#   loss *without* margins on another episode.
+# - `floor`: joint, but none falls below a floor (0.5).
 
 # %%
 show_source(held)
@@ -347,26 +358,24 @@ for mode in MODES:
     if used.requires_grad:
         z = add_margins(logits, true, used)
         (slope,) = torch.autograd.grad(cross_entropy(z, true), leaf)
+    moves = {0: "stays", 1: "goes down", -1: "goes up"}
     rows.append(
         {
             "mode": mode,
             "mean margin in the loss": float(wrong(used.detach()).mean()),
-            "gradient on it": float(slope.sum()),
-            "plain descent": "goes up"
-            if slope.sum() < 0
-            else "goes down"
-            if slope.sum() > 0
-            else "stays",
+            "gradient, summed": float(slope.sum()),
+            "a step of descent": moves[int(slope.sum().sign())],
         }
     )
 table(rows, digits=3)
 
 # %% [markdown]
-# (`bilevel` gets its gradient from a second episode, not from this loss.)
+# The class-relevant margins of the five names, on the worked example
+# (`bilevel` gets its gradient from a second episode, not from this loss).
 # The default here is **reversal**: the margins climb where the network
-# descends, and a penalty on their square holds them. A margin then settles
-# the higher, the more its pair is confused, which is what the paper wants.
-# *Paper, code, here* shows all five at work.
+# descends, and the penalty holds them. A margin then settles the higher, the
+# more its pair is confused. If like names are the confused ones, they get the
+# wide straits, as the paper wants. *Paper, code, here* shows all five at work.
 #
 # ## Old and new classes at once
 #
@@ -378,11 +387,13 @@ table(rows, digits=3)
 # each new class, from a few images and from the old vectors.
 # ```
 #
-# In **generalised** few-shot learning an image may be of any class, old or
-# new. The paper puts its margin into Dynamic FSL
-# {cite}`gidaris2018dynamic`, a cosine classifier whose vectors for new
-# classes are written by a small network: partly the mean of the support
-# $z_i$, partly a blend of old vectors $w_b$, chosen by attention:
+# In **generalised** few-shot learning an image may be of any class, old
+# (base) or new (novel). The paper puts its margin into Dynamic FSL
+# {cite}`gidaris2018dynamic`. It has a vector for each class, and the logit is
+# $s$ times the cosine of vector and feature. The vector $w$ of a new class is
+# written by a small network: partly the mean $\bar z$ of its $n$ support
+# features $z_i$ (of length 1), partly a blend of old vectors $w_b$, chosen by
+# attention $a$:
 #
 # $$
 # a_{ib} = \operatorname{softmax}_b\big(\gamma \cos(\phi z_i, k_b)\big),
@@ -390,6 +401,9 @@ table(rows, digits=3)
 # w = u_1 \odot \bar z + u_2 \odot \tfrac1n \sum_{i,b} a_{ib}
 #   \frac{w_b}{\lVert w_b \rVert} .
 # $$
+#
+# Learned are a linear map $\phi$, a key $k_b$ for each old class, the
+# sharpness $\gamma$ and, number by number ($\odot$), the weights $u_1$, $u_2$.
 
 # %%
 show_source(WeightGenerator.attention, WeightGenerator.forward)

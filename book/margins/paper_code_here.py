@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Adaptive margins: paper, code, here
 #
-# No code of the paper was released. So "code" below means that of its
+# We know of no released code of the paper. So "code" below means that of its
 # hosts, AM3 and Dynamic FSL, and the rest is read off the text. Where the
 # text cannot be taken literally, a cell shows why.
 
@@ -41,9 +41,9 @@ from fslib.losses.margin import (
     wrong,
 )
 from fslib.methods.margin_protonet import class_words
-from fslib.pages import published, table
+from fslib.pages import accuracies, in_words, published, table
 from fslib.plots.style import use_book_style
-from fslib.results import mean_over_seeds
+from fslib.results import compare
 from fslib.study import Study, generalised_records
 from IPython.display import Markdown
 from torch import nn
@@ -60,16 +60,19 @@ train = study.data["train"]
 # |---|---|---|---|
 # | margins | "learned", with the network | none | `mode`: five ways; reversal by default |
 # | size of the naive margin | not given | none | 1, and a sweep |
-# | generator | FC, BN, ReLU twice; width not given | none | as the text, width 16 |
+# | generator | FC, BN, ReLU twice; width not given | none | as the text, width 16 (Dynamic FSL: 128) |
 # | order of its inputs | "little impact" | none | literal; `sorted`, `shared` |
-# | ways in training | not said (5 at test) | AM3: 5 | 20, as the baseline of this book |
-# | distance | "euclidean" | ProtoNet: squared; AM3: plain | as the hosts; `metric` |
+# | ways in training | not given (5 at test) | AM3: 5 | 20, as ProtoNet in this book |
+# | distance | "euclidean" | AM3: plain | ProtoNet squared, AM3 plain; `metric` |
 # | cosine | no scale | none | $s = 10$; `scale`, `learn_scale` |
 # | face margins | no $s$, no $m$ | none | $s = 10$, $m = 0.3$ and $0.1$; `size` |
-# | $\lambda$ of AM3 | not described | from the transformed name, dropout 0.7 | code |
+# | $\lambda$ of AM3 | not described | from the transformed name, dropout 0.7 | as the code |
 # | word vectors | GloVe | mean over the words of a name | GloVe, 100 numbers; glyphs: words of the Unicode name |
-# | AM3's schedule | not given | 30,000 steps, rate 0.1, clipped | the one of all methods here |
-# | Dynamic FSL | margin in both stages | last block without ReLU, ImageNet | both stages; house backbone |
+# | schedule of AM3 | not given | 30,000 steps, rate 0.1, clipped | the one of all methods here |
+# | backbone of AM3 | max pooling after all four blocks | after three | that of all methods here |
+# | Dynamic FSL | margin in both stages; ResNet-10, ImageNet | last block without ReLU | both stages; backbone of all methods here |
+# | its stage 2 | not given | rate 0.1 and dropout 0.5 configured, 0.01 and none in effect | 0.01, no dropout |
+# | draws of its support | 5 | 100 | 100, or 20 |
 # | interval of AM3 | ± 0.49, ± 0.36 | | see below |
 # | "novel" accuracy | new classes only | the same | both ways of counting |
 #
@@ -110,13 +113,13 @@ slope = wrong(slope)
 Markdown(
     f"Of {slope.numel():,} entries of 50 margin tables "
     f"{int((slope < 0).sum())} have a negative gradient; the smallest is "
-    f"{float(slope.min()):.1e}. Descent lowers them all."
+    f"{float(slope.min()):.1e}. Descent raises none of them."
 )
 
 # %% [markdown]
-# Now let them learn. One linear layer on these features, trained together
-# with the margins on the same episodes and with the book's own loss, in
-# each of the five modes.
+# Now let them learn: one linear layer on these features, trained together
+# with the margins, on the same episodes and with the book's own loss, in
+# each of the five modes (*method*).
 
 
 # %%
@@ -187,33 +190,34 @@ ends = {
 fallen = np.flatnonzero(traces["class", "joint"]["mean_margin"] < 0)
 dead = traces["task", "joint"]["mean_margin"]
 gone = np.flatnonzero(dead < 0.1 * dead[0])
+joint, literal = ends["class", "joint"], ends["task", "joint"]["mean_margin"]
 Markdown(
-    "- **joint**, class-relevant: "
+    "Means of the last 20 steps:\n\n- **joint**, class-relevant: "
     + (
         f"the mean margin is negative after {fallen[0]} steps and "
         if len(fallen)
-        else ""
+        else "the mean margin "
     )
-    + f"ends at {ends['class', 'joint']['mean_margin']:.2f} (below the "
-    f"picture if it is not to be seen), with alpha = "
-    f"{ends['class', 'joint']['alpha']:.2f} and beta = "
-    f"{ends['class', 'joint']['beta']:.2f}. A negative margin makes the "
-    "training task easier, so the loss falls, and teaches less.\n"
+    + f"ends at {joint['mean_margin']:.2f} (below the picture if it is not to "
+    f"be seen), with alpha = {joint['alpha']:.2f} and beta = "
+    f"{joint['beta']:.2f}. A falling margin lowers the loss without any better "
+    "feature.\n"
     "- **joint**, task-relevant: the last ReLU stops the fall at zero. "
     + (
         f"After {gone[0]} steps a tenth of the margin is left"
         if len(gone)
         else "A tenth of the margin is not reached here"
     )
-    + f", at the end {ends['task', 'joint']['mean_margin']:.4f}: the loss "
-    "has become plain cross-entropy.\n"
-    "- **fixed** stays, **floor** stays at its floor "
-    f"({ends['class', 'floor']['mean_margin']:.2f}) with a generator below "
-    "it that no longer matters.\n"
-    "- **bilevel** moves the margins for the good of another episode: from "
+    + f", at the end {literal:.4f}"
+    + (": the loss has become plain cross-entropy" if literal < 0.01 else "")
+    + ".\n- **fixed** keeps its margins; **floor** ends at "
+    f"{ends['class', 'floor']['mean_margin']:.2f} (class-relevant; its floor "
+    "is 0.5).\n"
+    "- **bilevel** moves the margins for the good of another episode, the "
+    "class-relevant ones from "
     f"{traces['class', 'bilevel']['mean_margin'][0]:.2f} to "
     f"{ends['class', 'bilevel']['mean_margin']:.2f}.\n"
-    "- **reversal** settles at "
+    "- **reversal** ends at "
     f"{ends['class', 'reversal']['mean_margin']:.2f} (class-relevant) and "
     f"{ends['task', 'reversal']['mean_margin']:.2f} (task-relevant)."
 )
@@ -221,8 +225,9 @@ Markdown(
 # %% [markdown]
 # ### What the reported alpha > 0 can mean
 #
-# The paper observes "that the learned coefficient $\alpha$ is positive,
-# which verifies our intuition". When does training end with $\alpha > 0$?
+# The paper observes "that the learned coefficient $\alpha$ in Eq. (3) is
+# positive, which verifies our intuition" (section 4.3.1). When does training
+# end with $\alpha > 0$?
 
 # %%
 cases = [
@@ -264,8 +269,9 @@ agree = up > 0 and down > 0
 Markdown(
     "By descent alpha falls as long as the cosines of confused pairs are "
     "mostly positive. "
-    f"At the network's own rate it ends at {fast[0]:.2f}, and at a hundredth "
-    f"of it at {slow[0]:.2f}: "
+    f"At the network's own rate it ends at {fast[0]:.2f}, from a start at -1 "
+    f"at {ended['joint', 'names', -1.0, 1.0][0]:.2f}, and from 1 at a "
+    f"hundredth of the rate at {slow[0]:.2f}: "
     + (
         "still positive, because it started at 1 and had no time to fall. "
         if slow[0] > 0
@@ -273,11 +279,11 @@ Markdown(
     )
     + "So a positive alpha after joint training says where it *started* and "
     "how slowly it was trained, not that like names need wide margins.\n\n"
-    "The question itself is a good one, and reversal can answer it, since "
-    "there a margin settles where its pair is confused: from a start at 1 "
-    f"and at -1 alpha comes to {up:.2f} and {down:.2f}. "
+    "Reversal can answer the question, since there a margin settles where its "
+    f"pair is confused: from a start at 1 and at -1 alpha comes to {up:.2f} "
+    f"and {down:.2f}. "
     + (
-        "It is positive from both sides: classes with like names *are* "
+        "It is positive from both sides: here classes with like names *are* "
         "confused more. "
         if agree
         else "It is not positive from both sides, so here like names are not "
@@ -285,7 +291,7 @@ Markdown(
     )
     + f"With shuffled names it comes to {mixed:.2f}"
     + (
-        ", so it is the meaning that does it."
+        ", so it is their meaning that does it."
         if agree and mixed < 0.5 * min(up, down)
         else ", so the meaning of the names is not what decides."
     )
@@ -307,9 +313,8 @@ turned = torch.randperm(way, generator=torch.Generator().manual_seed(1))
 back = turned.argsort()
 torch.manual_seed(seeds[0])
 generators = {
-    f"{name}, {order}": TaskMargin(way, order=order).eval()
+    f"untrained, {order}": TaskMargin(way, order=order).eval()
     for order in ("literal", "sorted", "shared")
-    for name in ("untrained",)
 }
 generators["trained, literal"] = trained.margin.table
 rows = []
@@ -343,7 +348,7 @@ Markdown(
         if literal["mean change"] > 0.5 * literal["mean margin"]
         else "less than half of it. "
     )
-    + "The shared order does not change by construction. "
+    + "The shared order changes nothing, by construction. "
     + (
         "The sorted one does only where two names are exactly as alike, as "
         "names made of the same few words are: then their place decides. "
@@ -356,9 +361,9 @@ Markdown(
 # %% [markdown]
 # ## How much of a margin is penalty
 #
-# Reversal needs its penalty. Where it is weak the margins run away: a wide
-# margin confuses its pair more, and a confused pair asks for a wider
-# margin.
+# Reversal needs its penalty. A wide margin confuses its pair more, and a
+# confused pair asks for a wider margin: with too weak a penalty the margins
+# run away.
 
 # %%
 rows = []
@@ -384,38 +389,34 @@ table(rows)
 # included) and $\kappa$ the penalty: the generator learns to predict
 # confusions from names. Summed over $c$, the mean margin is then
 # $(1 - p_{yy}) / (2 \kappa)$: never above 0.5 with the penalty of 1 for 20
-# ways, nor above 0.1 with that of 5 where all base classes are one task;
-# confused pairs get more, all others next to nothing.
+# ways, nor above 0.1 with that of 5 where all base classes are one task.
 # Nothing was tuned on novel classes.
 #
 # ## A cosine without a scale
 #
-# The paper's cosine has no scale. With five ways the loss then cannot fall
-# below
+# The paper's cosine has no scale. How far can the loss of five ways then
+# fall?
 
-# %%
-table(
-    [
-        {
-            "prototypes": name,
-            "cosine of the wrong ways": cosine,
-            "smallest loss, s = 1": math.log(1 + 4 * math.exp(cosine - 1)),
-            "smallest loss, s = 10": math.log(
-                1 + 4 * math.exp(10 * (cosine - 1))
-            ),
-        }
-        for name, cosine in (
-            ("all others opposite (impossible)", -1.0),
-            ("corners of a simplex", -0.25),
-        )
-    ],
-    digits=3,
+
+# %% tags=["hide-input"]
+def smallest(scale: float, cosine: float) -> float:
+    """Loss with every wrong prototype at this cosine to the true one."""
+    return math.log(1 + 4 * math.exp(scale * (cosine - 1)))
+
+
+Markdown(
+    "Five prototypes are farthest apart at the corners of a simplex, with a "
+    "cosine of -1/4 between them. A query at its own prototype then has a "
+    f"loss of {smallest(1, -0.25):.3f}, never less ({smallest(1, -1):.3f} if "
+    "all others could lie opposite). With a scale of 10 it is "
+    f"{smallest(10, -0.25):.6f}."
 )
 
 # %% [markdown]
 # ## Whose interval is it?
 #
-# The AM3 row of Table 1, beside the AM3 paper's own rows:
+# The AM3 row of Table 1, beside the AM3 paper's own rows (as a third paper
+# quotes them):
 
 # %%
 paper = published("miniImageNet", paper="margins")
@@ -443,7 +444,7 @@ Markdown(
 # ## Names at test
 #
 # "We don't need to use semantic vectors of novel classes during the test
-# stage." True for ProtoNet. Asked without names, AM3 says:
+# stage" (section 3.4). True for ProtoNet. Asked without names, AM3 says:
 
 # %%
 width = train.semantics.shape[1]
@@ -475,33 +476,34 @@ found = generalised_records(
     draws=100 if dense else 20,
 )
 table(
-    [
-        {"answers": name}
-        | {
-            f"n = {n}": mean_over_seeds(found[f"generalised_{count}"], n)[0]
-            for n in numbers
-        }
-        for name, count in (
-            ("new classes only, first", "novel"),
-            ("all classes, first", "novel_joint"),
-            ("new classes only, first five", "novel_top5"),
-            ("all classes, first five", "novel_joint_top5"),
-        )
-    ],
-    digits=1,
+    accuracies(
+        {
+            "new classes only, first answer": found["generalised_novel"],
+            "all classes, first answer": found["generalised_novel_joint"],
+            "new classes only, first five": found["generalised_novel_top5"],
+            "all classes, first five": found["generalised_novel_joint_top5"],
+        },
+        numbers,
+    )
 )
 
 # %% tags=["hide-input"]
-lost = [
-    mean_over_seeds(found["generalised_novel"], n)[0]
-    - mean_over_seeds(found["generalised_novel_joint"], n)[0]
-    for n in numbers
-]
 Markdown(
-    f"Admitting the old classes costs {lost[0]:.1f} points at "
-    f"n = {numbers[0]} and {lost[-1]:.1f} at n = {numbers[-1]}. Tables of "
-    "other repositories count the joint way under the same word, so 'novel' "
-    "can be compared only where the counting is known."
+    "First answers: "
+    + "; ".join(
+        f"at n = {n}, "
+        + in_words(
+            "the accuracy among new classes only",
+            "that among all classes",
+            compare(
+                found["generalised_novel"], found["generalised_novel_joint"], n
+            ),
+        )
+        for n in (numbers[0], numbers[-1])
+    )
+    + ". The tables of the benchmark's own repository count among all classes "
+    "and call that novel too, so 'novel' can be compared only where the "
+    "counting is known."
 )
 
 # %% [markdown]

@@ -110,6 +110,26 @@ def silhouette_table(
     return pd.DataFrame(rows)
 
 
+def silhouette_change(rows: pd.DataFrame, ours: str, other: str) -> str:
+    """How the silhouettes of two methods differ, as part of a sentence for the page.
+
+    Args:
+        rows: Of `silhouette_table`.
+        ours: A method.
+        other: The method it is compared with.
+
+    Returns:
+        Such as `+0.020 on base classes and -0.010 on novel classes (the intervals overlap)`.
+    """
+    value = rows.set_index("method")
+    a, b, said = value.loc[ours], value.loc[other], []
+    for kind in (c for c in value.columns if f"{c} low" in value.columns):
+        apart = a[f"{kind} low"] > b[f"{kind} high"] or a[f"{kind} high"] < b[f"{kind} low"]
+        note = "" if apart else " (the intervals overlap)"
+        said.append(f"{a[kind] - b[kind]:+.3f} on {kind} classes{note}")
+    return " and ".join(said)
+
+
 def ranking_table(
     features: Mapping[str, Tensor], images: ImageSet, draws: int = 200
 ) -> pd.DataFrame:

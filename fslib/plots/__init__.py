@@ -4,6 +4,7 @@ Every function returns the matplotlib figure, or the axes where it can draw into
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -38,6 +39,7 @@ __all__ = [
     "confusion",
     "grid_heat",
     "heatmap_overlay",
+    "interval_curve",
     "interval_plot",
     "label_of",
     "learning_curve",
@@ -180,6 +182,27 @@ def interval_plot(
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="x")
     return figure
+
+
+def interval_curve(
+    axis: Axes, x: Sequence[float], values: Sequence[Sequence[float]], fmt: str = "o-", **look: Any
+) -> str:
+    """A line of means with their 95 % intervals.
+
+    Args:
+        axis: Where to draw.
+        x: Places of the points.
+        values: For each of them its mean and the half-width of its interval; what follows these
+            two is left out, so the triples of `mean_over_seeds` will do.
+        fmt: Marker and line.
+        **look: Of `Axes.errorbar`, such as `label` and `color`.
+
+    Returns:
+        The colour of the line.
+    """
+    mean, ci95 = zip(*(value[:2] for value in values), strict=True)
+    drawn = axis.errorbar(x, mean, yerr=ci95, fmt=fmt, ms=3.5, capsize=2, **look)
+    return drawn[0].get_color()
 
 
 def scatter_embedding(
