@@ -208,7 +208,8 @@ table(
 rates = {m: usual_rate(m, dataset) for m in options}
 Markdown(
     "The classifier learns from mixed batches, not from episodes, and AM3 "
-    "reads names at test: none of these differences is that of the margin alone. "
+    "reads names at test: none of these differences is that of the margin "
+    "alone. "
     + (
         "All methods have the same learning rate."
         if len(set(rates.values())) == 1
