@@ -229,7 +229,7 @@ for panel, m, colour in zip(axes, three, (BELOW, NONE, ABOVE)):
     effective = float(looks["dot", m].effective[shown])
     panel.set_title(f"m = {m:g}: {effective:.1f} peaks", size=8.5)
     panel.grid(axis="y")
-axes[0].set_ylabel("Mean softmax (%)")
+_ = axes[0].set_ylabel("Mean softmax (%)")
 
 # %% tags=["hide-input"]
 Markdown(
