@@ -77,7 +77,7 @@ def in_words(first: str, second: str, difference: tuple[float, float], unit: str
     """
     mean, ci95 = difference
     if abs(mean) <= ci95:
-        return f"{first} and {second} cannot be told apart here ({mean:+.2f} ± {ci95:.2f} {unit})"
+        return f"{first} and {second} cannot be told apart ({mean:+.2f} ± {ci95:.2f} {unit})"
     side = "above" if mean > 0 else "below"
     return f"{first} is {abs(mean):.2f} ± {ci95:.2f} {unit} {side} {second}"
 
@@ -99,7 +99,9 @@ def at_each_shot(
         shots: A clause each.
     """
     return "; ".join(
-        f"at {shot} shot {in_words(first, second, compare(made, against, shot))}" for shot in shots
+        f"at {shot} shot{'' if shot == 1 else 's'} "
+        + in_words(first, second, compare(made, against, shot))
+        for shot in shots
     )
 
 

@@ -152,7 +152,7 @@ def test_mistakes_of_a_ranking_are_named():
     logits = torch.tensor([[3.0, 1.0, 2.0], [5.0, 1.0, 3.0], [0.0, 1.0, 2.0]])
     said = inside.ranking_words(logits, ["cat", "cup", "fox"], [0, 1, 2])
     assert "first for 2 of 3 queries" in said
-    assert "a *cup* is taken for a *cat* and its own class comes at place 3" in said
+    assert "*cup* is taken for *cat* and its own class comes at place 3" in said
     assert "first for 1 of 1 queries. " in inside.ranking_words(
         logits[:1], ["cat", "cup", "fox"], [0]
     )

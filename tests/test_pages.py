@@ -60,9 +60,8 @@ def test_gains_are_paired_so_a_constant_shift_has_no_interval(two):
 
 def test_each_shot_has_its_clause(two):
     said = pages.at_each_shot("BML", "CE", two[1], two[0])
-    assert said == (
-        "at 1 shot BML is 4.00 ± 0.00 points above CE; at 5 shot BML is 4.00 ± 0.00 points above CE"
-    )
+    above = "BML is 4.00 ± 0.00 points above CE"
+    assert said == f"at 1 shot {above}; at 5 shots {above}"
 
 
 @pytest.mark.parametrize(

@@ -30,15 +30,16 @@ import numpy as np
 from fslib.pages import (
     accuracies,
     at_each_shot,
+    earned,
     gain_table,
     gains,
     in_words,
     published,
     table,
 )
-from fslib.plots import grid_heat, interval_plot
+from fslib.plots import grid_heat, interval_curve, interval_plot
 from fslib.plots.style import use_book_style
-from fslib.results import compare
+from fslib.results import compare, mean_over_seeds
 from fslib.study import Study
 from IPython.display import Markdown
 
@@ -386,16 +387,8 @@ for name, alpha in (("without the push", 0.0), ("with the push", 5.5)):
         grids("protonet", f"way{way}_push{alpha}", way=way, alpha1=alpha)
         for way in ways
     ]
-    scores = [made[0].accuracy["5"] for made in curves[name]]
-    panel.errorbar(
-        ways,
-        [score["mean"] for score in scores],
-        yerr=[score["ci95"] for score in scores],
-        fmt="o-",
-        ms=3,
-        capsize=2,
-        label=name,
-    )
+    scores = [mean_over_seeds(made, 5) for made in curves[name]]
+    interval_curve(panel, ways, scores, label=name)
 panel.set(xlabel="Ways in training", ylabel="5-shot accuracy (%)")
 _ = panel.legend()
 
@@ -468,19 +461,6 @@ parts = {
     ),
     "the elastic push, on ProtoNet": (pushed, plain),
 }
-
-
-def earned(first, second) -> str:
-    """Whether a part helps, as far as the intervals tell."""
-    signs = {
-        int(np.sign(mean)) if abs(mean) > ci95 else 0
-        for mean, ci95 in (compare(first, second, shot) for shot in (1, 5))
-    }
-    if signs == {0}:
-        return "cannot be told"
-    if 1 in signs:
-        return "both ways" if -1 in signs else "yes"
-    return "no"
 
 
 summary = gain_table(parts)

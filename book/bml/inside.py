@@ -38,6 +38,7 @@ from fslib.analysis.inside import (
     order_words,
     ranking_table,
     ranking_words,
+    silhouette_change,
     silhouette_table,
 )
 from fslib.episodes import draw_episodes
@@ -101,24 +102,11 @@ figure = embedding_panel({name: maps[name] for name in pair}, samples)
 table(bracketed(tight))
 
 # %% tags=["hide-input"]
-on, off = value.loc["small BML"], value.loc["no mutual loss"]
-
-
-def change(kind: str) -> str:
-    """What the mutual loss does to the silhouette of one kind of classes."""
-    apart = (
-        on[f"{kind} low"] > off[f"{kind} high"]
-        or on[f"{kind} high"] < off[f"{kind} low"]
-    )
-    said = f"{on[kind] - off[kind]:+.3f} on {kind} classes"
-    return said + ("" if apart else " (the intervals overlap)")
-
-
 Markdown(
     "With the mutual loss the silhouette changes by "
-    f"{change('base')} and {change('novel')}. The paper sees looser clusters "
-    "of base classes, which would be a fall, and a better accuracy on novel "
-    "ones; for that see the ablations page."
+    f"{silhouette_change(tight, 'small BML', 'no mutual loss')}. "
+    "The paper sees looser clusters of base classes, which would be a fall, "
+    "and a better accuracy on novel ones; for that see the ablations page."
 )
 
 # %% [markdown]

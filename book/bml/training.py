@@ -37,7 +37,7 @@ from fslib.pages import (
     published,
     table,
 )
-from fslib.plots import interval_plot, learning_curve
+from fslib.plots import interval_curve, interval_plot, learning_curve
 from fslib.plots.style import colour_of, label_of, use_book_style
 from fslib.results import compare, mean_over_seeds
 from fslib.study import Study, usual_rate
@@ -147,13 +147,11 @@ dashes = {"BML's global view": "--", "BML's local view": ":"}
 figure, panel = plt.subplots(figsize=(6.9, 2.9))
 for name, group in views.items():
     values = [mean_over_seeds(group, shot) for shot in shots]
-    panel.errorbar(
+    interval_curve(
+        panel,
         shots,
-        [v[0] for v in values],
-        yerr=[v[1] for v in values],
-        fmt="o" + dashes.get(name, "-"),
-        ms=4,
-        capsize=2,
+        values,
+        "o" + dashes.get(name, "-"),
         label=name,
         color=colour_of(styles[name]),
     )

@@ -43,13 +43,14 @@ from fslib.measure import part_of
 from fslib.pages import (
     accuracies,
     at_each_shot,
+    earned,
     gain_table,
     gains,
     in_words,
     published,
     table,
 )
-from fslib.plots import grid_heat, interval_plot
+from fslib.plots import grid_heat, interval_curve, interval_plot
 from fslib.plots.style import colour_of, use_book_style
 from fslib.results import compare, mean_over_seeds
 from fslib.study import Study, usual_rate
@@ -133,9 +134,9 @@ def draw(lines: dict, xlabel: str, paper: bool = False) -> None:
     for panel, shot in zip(axes, (1, 5)):
         for name, made in lines.items():
             style, colour = looks[name]
-            shape = {"fmt": style, "color": colour, "label": name}
-            mean, ci95 = changes(made, shot).T
-            panel.errorbar(list(made), mean, ci95, ms=4, capsize=2, **shape)
+            shape = {"color": colour, "label": name}
+            found = changes(made, shot)
+            interval_curve(panel, list(made), found, style, **shape)
         for name, key in (("validation", "val"), ("base", "base")):
             if paper:
                 line = curve[f"{key} classes {shot}-shot"]
@@ -671,7 +672,7 @@ Markdown(
 
 # %% tags=["hide-input"]
 dots, cosines = (sweep[kind, "novel"] for kind in ("dot", "cosine"))
-earns = {
+brought = {
     "m = -0.3 on dot products": (dots[-0.3], dots[0.0]),
     "m = -0.03 on cosines": (cosines[-0.03], cosines[0.0]),
     "m = -0.3 on dot products, each at its best step": (
@@ -691,21 +692,14 @@ earns = {
         scored["softmax, m = 0", "l2n"],
     ),
 }
-table(gain_table(earns))
-
-# %% tags=["hide-input"]
-earned = [
-    name
-    for name, pair in earns.items()
-    if all(mean > ci95 for mean, ci95 in (compare(*pair, s) for s in (1, 5)))
-]
-Markdown(
-    "Clearly above zero at one shot and at five: "
-    + ("; ".join(earned) or "none of them")
-    + ". Every row is one seed."
-)
+summary = gain_table(brought)
+summary["earns its place here"] = [earned(*pair) for pair in brought.values()]
+table(summary)
 
 # %% [markdown]
+# "Yes" means that a part helps beyond its interval at one number of shots
+# and hurts at none. Every row is one seed.
+#
 # ## To take away
 #
 # - Turn one knob at a time: scale, weight decay and learning rate move an

@@ -45,6 +45,7 @@ from fslib.analysis.inside import (
     order_words,
     ranking_table,
     ranking_words,
+    silhouette_change,
     silhouette_table,
 )
 from fslib.analysis.margins import (
@@ -58,6 +59,7 @@ from fslib.analysis.margins import (
 from fslib.episodes import draw_episodes
 from fslib.evaluate import embed_images, interval
 from fslib.pages import table
+from fslib.plots import interval_curve
 from fslib.plots.images import ranking_panel
 from fslib.plots.style import CYCLE, MARKERS, short_name, use_book_style
 from fslib.study import Study
@@ -98,22 +100,10 @@ tight = silhouette_table(maps, samples)
 table(bracketed(tight))
 
 # %% tags=["hide-input"]
-value = tight.set_index("method")
-with_it, without = value.loc["m = -0.02"], value.loc["m = 0"]
-moved = {}
-for kind in ("base", "novel"):
-    found = with_it[kind] - without[kind]
-    overlap = (
-        with_it[f"{kind} low"] <= without[f"{kind} high"]
-        and without[f"{kind} low"] <= with_it[f"{kind} high"]
-    )
-    moved[kind] = f"changes by {found:+.3f}" + (
-        " (the intervals overlap)" if overlap else ""
-    )
 Markdown(
     "The paper's story asks for a silhouette that falls on base classes and "
-    "rises on novel ones. With the negative margin that of the base classes "
-    f"{moved['base']} and that of the novel ones {moved['novel']}."
+    "rises on novel ones. With the negative margin it changes by "
+    f"{silhouette_change(tight, 'm = -0.02', 'm = 0')}."
 )
 
 # %% [markdown]
@@ -143,9 +133,9 @@ def draw(value, lines: dict, ylabel: str) -> None:
     for panel, (kind, title) in zip(axes, titles.items()):
         margins = swept(kind, dense)
         for label, (what, style, colour) in lines.items():
-            found = np.array([value(kind, m, what) for m in margins])
-            shape = {"fmt": style, "color": colour, "label": label}
-            panel.errorbar(margins, *found.T, ms=4, capsize=2, **shape)
+            found = [value(kind, m, what) for m in margins]
+            shape = {"color": colour, "label": label}
+            interval_curve(panel, margins, found, style, **shape)
         panel.axvline(0, lw=0.6, color="black")
         panel.set(xlabel="Margin m", title=title)
         panel.set_ylim(0)

@@ -42,7 +42,7 @@ from fslib.pages import (
     show_source,
     table,
 )
-from fslib.plots import interval_plot
+from fslib.plots import interval_curve, interval_plot
 from fslib.plots.contrast import COLOURS
 from fslib.plots.style import use_book_style
 from fslib.results import compare
@@ -232,13 +232,11 @@ labels = {"tau": r"Temperature $\tau$", "weight": "Weight of SC"}
 for axis, (name, made) in zip(axes, sweeps.items()):
     for shot, line in ((1, "o-"), (5, "s--")):
         gain = [compare(r, rows[start], shot) for r in made.values()]
-        axis.errorbar(
+        interval_curve(
+            axis,
             list(made),
-            [g[0] for g in gain],
-            yerr=[g[1] for g in gain],
-            fmt=line,
-            ms=4,
-            capsize=2,
+            gain,
+            line,
             color=COLOURS["CE + SC"],
             label=f"{shot} shot",
         )

@@ -298,7 +298,7 @@ def ranking_words(logits: Tensor, names: Sequence[str], target: Sequence[int]) -
     places = logits.argsort(dim=-1, descending=True).tolist()
     right = sum(order[0] == way for order, way in zip(places, target, strict=True))
     said = [
-        f"a *{names[way]}* is taken for a *{names[order[0]]}* and its own class comes at place "
+        f"*{names[way]}* is taken for *{names[order[0]]}* and its own class comes at place "
         f"{order.index(way) + 1}"
         for order, way in zip(places, target, strict=True)
         if order[0] != way

@@ -83,8 +83,9 @@ def learning_curve(
     used: set[str] = set()
     given = colours or {}
     for i, (name, table) in enumerate(tables.items()):
-        colour = given.get(name) or colour_of(name)
-        if colour in used or (colour == QUIET and name not in {**METHODS, **given}):
+        known = name in given or name in METHODS
+        colour = given.get(name, colour_of(name))
+        if colour in used or (colour == QUIET and not known):
             free = [c for c in CYCLE if c not in used]
             colour = free[0] if free else CYCLE[i % len(CYCLE)]
         used.add(colour)
