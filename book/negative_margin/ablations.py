@@ -396,7 +396,7 @@ Markdown(
 # rows are the margin alone.
 
 # %%
-decays = (5e-5, 1e-4, 1e-3, 3e-3) if dense else (3e-3,)
+decays = (1e-4, 1e-3, 3e-3) if dense else (3e-3,)
 other_scales = (1.0, 10.0, 30.0) if dense else (30.0,)
 drops = (0.1, 0.2) if dense else (0.1,)
 plain = brief.records(**network("dot", 0.0, trained="brief"))
@@ -465,7 +465,7 @@ Markdown(
 # %%
 usual = usual_rate("negative_margin", dataset)
 by_rate = {usual: (margin_alone, plain)}
-for rate in (0.2, 0.05, 0.02, 0.005) if dense else (0.1,):
+for rate in (0.2, 0.05, 0.02) if dense else (0.1,):
     if rate != usual:
         by_rate[rate] = tuple(
             brief.but(training={"lr": rate}).records(
