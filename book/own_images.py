@@ -207,7 +207,7 @@ Markdown(
 # class, how many it has and how many it needs:
 
 # %%
-from fslib.data import TooFewImages
+from fslib.episodes import TooFewImages
 
 try:
     draw_episodes(

@@ -31,10 +31,6 @@ class DataMissing(FileNotFoundError):
     """A data set is not on this machine; the message names the command that makes it."""
 
 
-class TooFewImages(ValueError):
-    """A class holds fewer images than an episode needs."""
-
-
 def _open_split(folder: Path, name: str, split: str, entry: dict[str, Any]) -> ImageSet:
     def array(key: str) -> Tensor | None:
         if key not in entry["files"]:

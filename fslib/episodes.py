@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fslib.data import TooFewImages
+
+class TooFewImages(ValueError):
+    """A class holds fewer images than an episode needs."""
 
 
 @dataclass(frozen=True)

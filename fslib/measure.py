@@ -29,9 +29,8 @@ from fslib.methods import METHODS
 from fslib.paths import networks_root, results_root
 from fslib.results import (
     Record,
-    code_version,
-    command_of,
     load_records,
+    record_of,
     save_record,
     scratch_root,
     summary,
@@ -69,7 +68,7 @@ def score_run(
         root: Folder of results.
     """
     # The record names the clean images; the corruption and its seed say what was done to them.
-    name_of_images, digest = images.name, images.digest
+    clean = images
     if corruption:
         images = corrupt(images, corruption, seed=0)
     maps = embed_recent(run.folder, run.method, images, corruption)
@@ -110,26 +109,17 @@ def score_run(
             )
             for branch in ([] if name else run.method.branches())
         }
-        config = run.config
-        record = Record(
-            method=config.method,
-            variant=config.variant,
-            dataset=config.dataset,
-            evaluated_on=name_of_images,
-            backbone=config.backbone,
-            profile=config.profile,
-            seed=config.seed,
-            episodes={"way": 5, "query": 15, "episodes": episodes, "seed": 0},
-            accuracy=summary(scores),
+        record = record_of(
+            run,
+            images,
+            scores,
+            {"way": 5, "query": 15, "episodes": episodes, "seed": 0},
+            also,
+            evaluated_on=clean.name,
+            evaluated_digest=clean.digest,
             corruption=corruption,
             head=name,
             branches=parts,
-            history=run.history,
-            facts={**run.facts, "scored_side": images.size[0]},
-            config=config.as_dict(),
-            evaluated_digest=digest,
-            code=code_version(),
-            command=command_of(config, also),
         )
         made.append(save_record(record, scores, root))
     return made

@@ -224,6 +224,7 @@ def beside_published(
         paper.assign(shown=shown)
         .pivot(index=["method", "backbone", "source"], columns="setting", values="shown")
         .reset_index()
+        .rename_axis(columns=None)
     )
     ours = [
         {"method": name, "backbone": records[0].backbone, "source": source}

@@ -23,8 +23,9 @@ import pandas as pd
 
 import fslib
 from fslib.evaluate import Scores, interval
+from fslib.image_set import ImageSet
 from fslib.paths import ROOT, results_root, runs_root
-from fslib.runs import Config, config_of, write_atomically, write_json
+from fslib.runs import Config, Run, config_of, write_atomically, write_json
 
 
 class RecordMissing(LookupError):
@@ -124,6 +125,45 @@ def summary(scores: dict[int, Scores]) -> dict[str, dict[str, float]]:
         str(shot): {"mean": round(s.mean, 3), "ci95": round(s.ci95, 3)}
         for shot, s in sorted(scores.items())
     }
+
+
+def record_of(
+    run: Run,
+    images: ImageSet,
+    scores: dict[int, Scores],
+    episodes: dict[str, int],
+    also: Sequence[str] = (),
+    **more: Any,
+) -> Record:
+    """The record of a run's scores, not yet written.
+
+    Args:
+        run: What was trained.
+        images: Scored on.
+        scores: Shot to scores.
+        episodes: Way, query, number and seed of the episodes.
+        also: Words of the command line beyond the configuration.
+        **more: Other attributes of `Record`, such as `head`.
+    """
+    config = run.config
+    known = {
+        "method": config.method,
+        "variant": config.variant,
+        "dataset": config.dataset,
+        "evaluated_on": images.name,
+        "backbone": config.backbone,
+        "profile": config.profile,
+        "seed": config.seed,
+        "episodes": episodes,
+        "accuracy": summary(scores),
+        "history": run.history,
+        "facts": {**run.facts, "scored_side": images.size[0]},
+        "config": config.as_dict(),
+        "evaluated_digest": images.digest,
+        "code": code_version(),
+        "command": command_of(config, also),
+    }
+    return Record(**known | more)
 
 
 def scratch_root(run: str, *question: Any) -> Path:

@@ -7,8 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from fslib.data import TooFewImages
-from fslib.episodes import draw_episodes
+from fslib.episodes import TooFewImages, draw_episodes
 
 # Four classes of 6, 10, 20 and 40 images, shuffled, so a row number says nothing of its class.
 SIZES = (6, 10, 20, 40)

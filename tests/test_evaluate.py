@@ -8,8 +8,7 @@ import torch
 from scipy import stats
 
 from fslib import evaluate as evaluation
-from fslib.data import TooFewImages
-from fslib.episodes import draw_episodes
+from fslib.episodes import TooFewImages, draw_episodes
 from fslib.evaluate import (
     Scores,
     embed_images,

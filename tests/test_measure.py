@@ -70,7 +70,7 @@ def places(tmp_path, monkeypatch, coloured_sets):
 WORDS = shlex.split(
     "ce --dataset coloured --backbone-options width=4 --options batch=32 --epochs 1 "
     "--precision 32-true --profile cpu --episodes 30 --shots 1 2 --heads centred "
-    "--corruptions pepper --on coloured birds"
+    "--corruptions pepper enlarge --on coloured birds"
 )
 
 
@@ -79,7 +79,8 @@ def test_one_command_trains_scores_and_records(places, tmp_path, capsys):
     records = {record.id.removesuffix("--30-episodes"): record for record in load_records()}
     name = "coloured--ce--conv4--cpu--seed0"
     # Heads and corruptions are tried on the own images only.
-    names = [name, f"{name}--on-birds", f"{name}--pepper", f"{name}--head-centred"]
+    endings = ("on-birds", "pepper", "enlarge", "head-centred")
+    names = [name, *(f"{name}--{ending}" for ending in endings)]
     assert sorted(records) == sorted(names)
     assert f"{name}--30-episodes: 1-shot " in capsys.readouterr().out
     (folder,) = (tmp_path / "runs").glob("ce-*")
@@ -98,6 +99,11 @@ def test_one_command_trains_scores_and_records(places, tmp_path, capsys):
     base = head.raw_features(embed_images(run.method, places["coloured"]["train"])).mean(0)
     centred = evaluate(run.method, test, 1, episodes=30, head=head, base_mean=base)
     assert np.array_equal(load_scores(records[f"{name}--head-centred"], 1).correct, centred.correct)
+
+    # A degraded image set keeps the name and the digest of the clean one, and says its own side.
+    large = records[f"{name}--enlarge"]
+    assert (large.evaluated_on, large.evaluated_digest) == ("coloured", test.digest)
+    assert large.facts["scored_side"] == round(test.size[0] * 224 / 84)
 
     far = records[f"{name}--on-birds"]
     assert (far.evaluated_on, far.facts["scored_side"]) == ("birds", 16)

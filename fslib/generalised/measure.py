@@ -23,12 +23,10 @@ from fslib.methods.dynamic_fsl import DynamicFSL
 from fslib.paths import results_root
 from fslib.results import (
     Record,
-    code_version,
-    command_of,
     load_records,
+    record_of,
     save_record,
     scratch_root,
-    summary,
 )
 from fslib.runs import Config, config_of
 from fslib.train import fit
@@ -148,23 +146,14 @@ def measured_generalised(
     saved = {}
     for head, of_shots in scores.items():
         one = of_shots[shots[0]]
-        record = Record(
-            method=config.method,
-            variant=config.variant,
-            dataset=config.dataset,
-            evaluated_on=parts["novel"].name,
-            backbone=config.backbone,
-            profile=config.profile,
-            seed=config.seed,
-            episodes={"way": one.way, "query": one.queries // one.way, **how},
-            accuracy=summary(of_shots),
+        record = record_of(
+            run,
+            parts["novel"],
+            of_shots,
+            {"way": one.way, "query": one.queries // one.way, **how},
+            protocol_words(shots, lessons, draws),
             head=head,
-            history=run.history,
-            facts={**run.facts, "scored_side": parts["novel"].size[0]},
-            config=config.as_dict(),
             evaluated_digest=_digest(parts),
-            code=code_version(),
-            command=command_of(config, protocol_words(shots, lessons, draws)),
         )
         saved[head] = save_record(record, of_shots, scratch if root is None else root)
     return saved
