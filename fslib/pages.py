@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 from IPython.display import HTML, Markdown
 
+from fslib.comparison import SeedSpread, compare, mean_over_seeds
 from fslib.paths import ROOT
-from fslib.results import Record, compare, mean_over_seeds
+from fslib.results import Record
 
 
 def show_source(*things: Any) -> Markdown:
@@ -88,6 +89,7 @@ def at_each_shot(
     made: Sequence[Record],
     against: Sequence[Record],
     shots: Sequence[int] = (1, 5),
+    spread: SeedSpread | None = None,
 ) -> str:
     """`in_words` for the paired difference of two groups of records, at each number of shots.
 
@@ -97,10 +99,11 @@ def at_each_shot(
         made: Records of the first, one a seed.
         against: Records of the second.
         shots: A clause each.
+        spread: Of the seeds, which the intervals then count; see `fslib.comparison.compare`.
     """
     return "; ".join(
         f"at {shot} shot{'' if shot == 1 else 's'} "
-        + in_words(first, second, compare(made, against, shot))
+        + in_words(first, second, compare(made, against, shot, spread))
         for shot in shots
     )
 
@@ -138,13 +141,16 @@ def accuracies(
 
 
 def gains(
-    pairs: Mapping[str, tuple[Sequence[Record], Sequence[Record]]], shots: Sequence[int] = (1, 5)
+    pairs: Mapping[str, tuple[Sequence[Record], Sequence[Record]]],
+    shots: Sequence[int] = (1, 5),
+    spread: SeedSpread | None = None,
 ) -> pd.DataFrame:
     """Paired differences, as `fslib.plots.interval_plot` draws them.
 
     Args:
         pairs: Label to (records, records it is compared with).
         shots: A row each.
+        spread: Of the seeds, which the intervals then count.
 
     Returns:
         Columns label, mean, ci95 in percentage points.
@@ -152,19 +158,24 @@ def gains(
     rows = []
     for label, (first, second) in pairs.items():
         for shot in shots:
-            mean, ci95 = compare(first, second, shot)
+            mean, ci95 = compare(first, second, shot, spread)
             rows.append({"label": f"{label}, {shot} shot", "mean": mean, "ci95": ci95})
     return pd.DataFrame(rows)
 
 
 def gain_table(
-    pairs: Mapping[str, tuple[Sequence[Record], Sequence[Record]]], shots: Sequence[int] = (1, 5)
+    pairs: Mapping[str, tuple[Sequence[Record], Sequence[Record]]],
+    shots: Sequence[int] = (1, 5),
+    spread: SeedSpread | None = None,
 ) -> pd.DataFrame:
     """The paired differences of `gains` in numbers, a column for each shot."""
     return pd.DataFrame(
         [
             {"": label}
-            | {f"{shot}-shot": _with_interval(*compare(first, second, shot), "+") for shot in shots}
+            | {
+                f"{shot}-shot": _with_interval(*compare(first, second, shot, spread), "+")
+                for shot in shots
+            }
             for label, (first, second) in pairs.items()
         ]
     )
@@ -186,23 +197,54 @@ def above_chance(name: str, records: Sequence[Record], shot: int = 1) -> str:
     return f"{said}."
 
 
-def earned(made: Sequence[Record], against: Sequence[Record], shots: Sequence[int] = (1, 5)) -> str:
+def earned(
+    made: Sequence[Record],
+    against: Sequence[Record],
+    shots: Sequence[int] = (1, 5),
+    spread: SeedSpread | None = None,
+) -> str:
     """Whether a part earns its place, as far as the intervals of the paired differences tell.
 
     Args:
         made: Records with the part, one a seed.
         against: Records without it.
         shots: All of them have a say.
+        spread: Of the seeds, which the intervals then count.
 
     Returns:
         `yes` (better at one at least, worse at none), `no`, `both ways` or `cannot be told`.
     """
-    pairs = [compare(made, against, shot) for shot in shots]
+    pairs = [compare(made, against, shot, spread) for shot in shots]
     better = any(mean > ci95 for mean, ci95 in pairs)
     worse = any(mean < -ci95 for mean, ci95 in pairs)
     if better:
         return "both ways" if worse else "yes"
     return "no" if worse else "cannot be told"
+
+
+def seeds_in_words(spread: SeedSpread, shots: Sequence[int] = (1, 5)) -> str:
+    """What the seed alone does to an accuracy, and that the intervals of a page count it.
+
+    Args:
+        spread: Measured on groups of runs that differ in their seed alone.
+        shots: A number each.
+    """
+    if not spread.degrees:
+        return (
+            "Every network has one seed, so intervals count the episodes alone: another seed may "
+            "move a difference further than that."
+        )
+    counted = [len(group) for group in spread.groups if len(group) > 1]
+    at = [f"at {shot} shot{'' if shot == 1 else 's'}" for shot in shots]
+    apart = " and ".join(f"{spread.deviation(k):.2f} {w}" for k, w in zip(shots, at, strict=True))
+    networks = "one network" if len(counted) == 1 else f"{len(counted)} networks"
+    alone = " and ".join(f"{spread.half_width(k):.2f}" for k in shots)
+    return (
+        f"Trained anew from another seed, a network scores differently: by {apart} (standard "
+        f"deviation in points, from {sum(counted)} runs of {networks}). So two runs of the "
+        f"*same* network may lie {alone} points apart by chance alone (95 %), and the "
+        "intervals below count this beside the episodes."
+    )
 
 
 def beside_published(

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 import fslib
-from fslib.evaluate import Scores, interval
+from fslib.evaluate import Scores
 from fslib.image_set import ImageSet
 from fslib.paths import ROOT, results_root, runs_root
 from fslib.runs import Config, Run, config_of, write_atomically, write_json
@@ -286,51 +285,3 @@ def load_scores(record: Record, shot: int) -> Scores:
     correct = rows[shots.index(shot)].astype(np.int64)
     e = record.episodes
     return Scores(correct, e["way"] * e["query"], e["way"], shot, e["seed"])
-
-
-def mean_over_seeds(records: Sequence[Record], shot: int) -> tuple[float, float, float]:
-    """Mean accuracy of several seeds scored on the same episodes.
-
-    Returns:
-        Mean in percent; half-width of the 95 % interval over episodes of the seeds' average;
-        standard deviation between seeds (nan for one seed).
-    """
-    values = np.stack([load_scores(record, shot).accuracy for record in records])
-    mean, ci95 = interval(values.mean(0))
-    spread = values.mean(1).std(ddof=1) if len(values) > 1 else float("nan")
-    return mean, ci95, float(spread)
-
-
-def compare(first: Sequence[Record], second: Sequence[Record], shot: int) -> tuple[float, float]:
-    """Paired difference of two groups of records, each averaged over its seeds.
-
-    Returns:
-        How much better `first` is and the half-width of the 95 % interval over episodes, in
-        percentage points.
-
-    Raises:
-        RecordMissing: A group is empty.
-        ValueError: The two were not scored on the same episodes.
-    """
-    if not first or not second:
-        raise RecordMissing("one side has no records: measure it with `python -m fslib.measure`")
-    sides = [[load_scores(r, shot) for r in group] for group in (first, second)]
-    keys = {(len(s.correct), s.queries, s.way, s.seed) for group in sides for s in group}
-    digests = {r.evaluated_digest for group in (first, second) for r in group}
-    if len(keys) != 1 or len(digests) != 1:
-        raise ValueError("records of different episodes or images cannot be paired")
-    means = [np.mean([s.accuracy for s in group], axis=0) for group in sides]
-    return interval(means[0] - means[1])
-
-
-def table(records: Sequence[Record], shots: Sequence[int] = (1, 5)) -> pd.DataFrame:
-    """One row a record: what it is and `mean ± ci95` at each shot."""
-    rows = []
-    for r in records:
-        row: dict[str, Any] = {"method": r.method, "variant": r.variant, "seed": r.seed}
-        row |= {"scored on": r.evaluated_on, "corruption": r.corruption, "head": r.head}
-        for shot in shots:
-            value = r.accuracy.get(str(shot))
-            row[f"{shot}-shot"] = f"{value['mean']:.2f} ± {value['ci95']:.2f}" if value else ""
-        rows.append(row)
-    return pd.DataFrame(rows)

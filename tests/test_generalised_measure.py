@@ -8,6 +8,7 @@ import torch
 from conftest import coloured
 
 from fslib import measure
+from fslib.comparison import compare, mean_over_seeds
 from fslib.evaluate import embed_images
 from fslib.generalised import evaluate_generalised, train_stage_two
 from fslib.generalised import measure as generalised_measure
@@ -16,7 +17,7 @@ from fslib.generalised.measure import (
     measured_generalised,
     parts_of,
 )
-from fslib.results import compare, load_records, load_scores, mean_over_seeds
+from fslib.results import load_records, load_scores
 from fslib.runs import Config, open_run
 from fslib.study import Study, generalised_records
 

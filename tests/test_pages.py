@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fslib import pages
+from fslib.comparison import SeedSpread
 from fslib.evaluate import Scores
 from fslib.results import Record, save_record, summary
 
@@ -64,6 +65,32 @@ def test_each_shot_has_its_clause(two):
     assert said == f"at 1 shot {above}; at 5 shots {above}"
 
 
+def test_what_a_seed_does_widens_every_interval(two):
+    (first,), _ = two
+    moved = {"1": {"mean": first.accuracy["1"]["mean"] + 3, "ci95": 0.0}}
+    spread = SeedSpread([[first, dataclasses.replace(first, accuracy=moved)]])
+    pair = [[dataclasses.replace(r, config={"method": r.method})] for (r,) in reversed(two)]
+    width = spread.half_width(1)
+    assert width > 4  # so a lead of four points is no finding
+    assert pages.gains({"": pair}, (1,), spread).loc[0, "ci95"] == pytest.approx(width)
+    assert pages.gain_table({"": pair}, (1,), spread).loc[0, "1-shot"] == f"+4.00 ± {width:.2f}"
+    assert pages.earned(*pair, (1,)) == "yes"
+    assert pages.earned(*pair, (1,), spread) == "cannot be told"
+    said = pages.at_each_shot("BML", "CE", *pair, (1,), spread)
+    assert said == f"at 1 shot BML and CE cannot be told apart (+4.00 ± {width:.2f} points)"
+
+
+def test_the_spread_of_seeds_is_said_with_what_it_rests_on(two):
+    (one,), (other,) = two
+    moved = dataclasses.replace(one, accuracy={k: {"mean": 0.0, "ci95": 0.0} for k in ("1", "5")})
+    spread = SeedSpread([[one, moved], [other]])
+    said = pages.seeds_in_words(spread)
+    assert "from 2 runs of one network)" in said
+    assert f"{spread.deviation(1):.2f} at 1 shot and {spread.deviation(5):.2f} at 5 shots" in said
+    assert f"{spread.half_width(1):.2f} and {spread.half_width(5):.2f} points apart" in said
+    assert pages.seeds_in_words(SeedSpread([[one]])).startswith("Every network has one seed")
+
+
 @pytest.mark.parametrize(
     ("differences", "verdict"),
     [
@@ -74,7 +101,7 @@ def test_each_shot_has_its_clause(two):
     ],
 )
 def test_a_part_earns_its_place_beyond_its_interval(monkeypatch, differences, verdict):
-    monkeypatch.setattr(pages, "compare", lambda _, __, shot: differences[shot])
+    monkeypatch.setattr(pages, "compare", lambda _, __, shot, ___: differences[shot])
     assert pages.earned([], []) == verdict
 
 

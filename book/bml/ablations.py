@@ -10,7 +10,7 @@
 # # BML: ablations
 #
 # Which parts earn their place? Every row of this page is BML, or one of its
-# baselines, with one thing changed: same seed, as many images, and compared
+# baselines, with one thing changed, trained on as many images and compared
 # with the unchanged one on the same episodes. To afford so many runs they
 # are smaller than those of the training page.
 
@@ -20,13 +20,14 @@ dataset: str = "glyphs"  # trained and scored on
 ablation_backbone: str = "conv4_32"  # conv4, resnet12_slim, resnet12
 ablation_epochs: int = 2  # passes over the training images for each run
 augment: str = "none"  # mirrored letters would be other letters
-seeds: list = [0]  # the first one is used
+seeds: list = [0]  # of the unchanged networks; the rest has the first
 episodes: int = 2000  # tasks of every score
 dense: bool = False  # all points of the paper's grids, or a few
 
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
+from fslib.comparison import SeedSpread, compare, mean_over_seeds
 from fslib.pages import (
     accuracies,
     at_each_shot,
@@ -35,11 +36,11 @@ from fslib.pages import (
     gains,
     in_words,
     published,
+    seeds_in_words,
     table,
 )
 from fslib.plots import grid_heat, interval_curve, interval_plot
 from fslib.plots.style import use_book_style
-from fslib.results import compare, mean_over_seeds
 from fslib.study import Study
 from IPython.display import Markdown
 
@@ -56,10 +57,25 @@ study = Study(
 record = study.records
 
 # %% [markdown]
+# ## What the seed alone does
+#
+# Before anything is changed: how far apart do two runs of the same network
+# lie? A smaller difference than that says nothing of a part.
+
+# %%
+again = study.but(seeds=seeds).records
+whole, plain = again("bml", "ablation"), again("protonet", "ablation")
+unchanged = {"BML": whole, "ProtoNet": plain, "CE": again("ce", "ablation")}
+spread = SeedSpread(list(unchanged.values()))
+table(accuracies(unchanged))
+
+# %% tags=["hide-input"]
+Markdown(seeds_in_words(spread))
+
+# %% [markdown]
 # ## One thing at a time
 
 # %%
-whole = record("bml", "ablation")
 changed = {
     "no mutual loss": record("bml", "no_mutual", mutual_weight=0.0),
     "no elastic push": record("bml", "no_elastic", alpha1=0.0),
@@ -76,7 +92,9 @@ changed = {
     ),
 }
 figure = interval_plot(
-    gains({name: (other, whole) for name, other in changed.items()}),
+    gains(
+        {name: (other, whole) for name, other in changed.items()}, spread=spread
+    ),
     "Change against BML (points)",
 )
 
@@ -90,7 +108,9 @@ Markdown(
     f"The paper gives the mutual loss {mutual:+.2f} points at five shots on "
     "miniImageNet. Here:\n\n"
     + "\n".join(
-        f"- {at_each_shot(f'BML with {name}', 'BML', made, whole)}."
+        "- "
+        + at_each_shot(f"BML with {name}", "BML", made, whole, spread=spread)
+        + "."
         for name, made in changed.items()
     )
     + "\n\n4 : 2 : 1 is the ratio of 2 : 1 : 0.5 at twice the size: longer "
@@ -112,7 +132,9 @@ alone = {
     for view in ("global", "local")
 }
 figure = interval_plot(
-    gains({f"{view} view": pair for view, pair in alone.items()}),
+    gains(
+        {f"{view} view": pair for view, pair in alone.items()}, spread=spread
+    ),
     "What the mutual loss brings to each view (points)",
 )
 
@@ -126,6 +148,7 @@ Markdown(
             f"the {view} view trained with the mutual loss",
             "the same view without it",
             *pair,
+            spread=spread,
         )
         for view, pair in alone.items()
     )
@@ -163,7 +186,9 @@ beside = {
     f"both views, over the {view} one trained alone": (whole, single[view])
     for view in single
 }
-figure = interval_plot(gains(beside), "What the other view brings (points)")
+figure = interval_plot(
+    gains(beside, spread=spread), "What the other view brings (points)"
+)
 
 # %% tags=["hide-input"]
 Markdown(
@@ -175,6 +200,7 @@ Markdown(
             "the same view trained alone",
             alone[view][0],
             single[view],
+            spread=spread,
         )
         for view in single
     )
@@ -189,14 +215,17 @@ Markdown(
 # every position.
 
 # %%
-plain = record("protonet", "ablation")
 pushed = record("protonet", "elastic", alpha1=5.5)
 elastic = paper["baseline-Local w/ ELloss"] - paper["baseline-Local w/o ELloss"]
 Markdown(
     f"In its last epoch {pushed[0].history[-1]['gate_open']:.0f} % of the "
     f"queries could be pushed. The paper measures {elastic:+.2f} points. Here, "
     + at_each_shot(
-        "ProtoNet with the elastic push", "plain ProtoNet", pushed, plain
+        "ProtoNet with the elastic push",
+        "plain ProtoNet",
+        pushed,
+        plain,
+        spread=spread,
     )
     + "."
 )
@@ -217,8 +246,9 @@ others = {
 others = {
     name: record("bml", "ablation", head=head) for name, head in others.items()
 }
+own = record("bml", "ablation")  # the same network, so its seed cancels
 figure = interval_plot(
-    gains({name: (made, whole) for name, made in others.items()}),
+    gains({name: (made, own) for name, made in others.items()}),
     "Change against BML's own test features (points)",
 )
 
@@ -229,7 +259,10 @@ Markdown(
     + "\n".join(
         "- "
         + at_each_shot(
-            f"BML with features {name}", "BML's own choice", made, whole
+            f"BML with features {name}",
+            "BML's own choice",
+            made,
+            own,
         )
         + "."
         for name, made in others.items()
@@ -277,7 +310,12 @@ table(
         }
         | {
             "BML - CE": "{:+.2f} ± {:.2f}".format(
-                *compare(scored["BML"][damage], scored["CE"][damage], 5)
+                *compare(
+                    scored["BML"][damage],
+                    scored["CE"][damage],
+                    5,
+                    spread=spread,
+                )
             )
         }
         for damage in damages
@@ -285,12 +323,14 @@ table(
 )
 
 # %% tags=["hide-input"]
-leads = {d: compare(scored["BML"][d], scored["CE"][d], 5) for d in damages}
+leads = {
+    d: compare(scored["BML"][d], scored["CE"][d], 5, spread) for d in damages
+}
 
 
 def moved(name: str, damage: str) -> str:
     """How a damage changes the 5-shot accuracy of one method."""
-    change = compare(scored[name][damage], scored[name][""], 5)
+    change = compare(scored[name][damage], scored[name][""], 5, spread)
     return "{:+.1f} ± {:.1f}".format(*change)
 
 
@@ -336,6 +376,7 @@ cells = np.array(
                 grids("protonet", f"push_{a}_{b}", way=5, alpha1=a, alpha2=b),
                 unpushed,
                 5,
+                spread=spread,
             )
             for b in slopes
         ]
@@ -351,11 +392,19 @@ figure = grid_heat(
 best = np.unravel_index(gain.argmax(), gain.shape)
 steps = [np.abs(np.diff(gain, axis=axis)).ravel() for axis in (0, 1)]
 step = float(np.concatenate(steps).mean())
+twins = spread.deviation(5) * 2 / np.sqrt(np.pi)  # of a normal distribution
 Markdown(
     f"Of {gain.size} cells {int((gain > ci95).sum())} lie above the baseline "
     f"beyond their interval (about ± {ci95.mean():.2f}) and "
-    f"{int((gain < -ci95).sum())} below it; their mean is {gain.mean():+.2f} "
-    f"points and they range over {np.ptp(gain):.2f}. The paper finds a "
+    f"{int((gain < -ci95).sum())} below it; they range over "
+    f"{np.ptp(gain):.2f} points. Their mean is {gain.mean():+.2f}"
+    + (
+        f" ± {spread.half_width(5, gain.size):.2f}, nearly all of it for the "
+        "seed of the one baseline that they share"
+        if spread.degrees
+        else ""
+    )
+    + ". The paper finds a "
     "significant gain, the best at $\\alpha_1 = 5.5$, $\\alpha_2 = 0.1$"
     + (f" (here {gain[3, 1]:+.2f} ± {ci95[3, 1]:.2f})" if dense else "")
     + f". Here the best is {lengths[best[0]]} and {slopes[best[1]]}, with "
@@ -363,9 +412,9 @@ Markdown(
     "episodes that judge it, is flattered. Neighbouring cells differ by "
     f"{step:.2f} on average"
     + (
-        ", far more than their intervals: that much a training changes by "
-        "itself, so the mean says more than any cell."
-        if step > 2 * ci95.mean()
+        f"; two runs of one network by {twins:.2f}. So the mean says more than "
+        "any cell."
+        if spread.degrees
         else "."
     )
 )
@@ -404,7 +453,7 @@ def stops(made: list) -> int:
         if all(
             mean <= ci95
             for mean, ci95 in (
-                compare(more, made[i], 5) for more in made[i + 1 :]
+                compare(more, made[i], 5, spread) for more in made[i + 1 :]
             )
         )
     )
@@ -415,7 +464,7 @@ Markdown(
     "The push changes the accuracy by "
     + ", ".join(
         "{:+.2f} ± {:.2f} ({} ways)".format(
-            *compare(pushed_at, plain_at, 5), way
+            *compare(pushed_at, plain_at, 5, spread), way
         )
         for way, plain_at, pushed_at in zip(ways, without, with_push)
     )
@@ -423,7 +472,7 @@ Markdown(
     + in_words(
         f"{ways[-1]} ways without the push",
         f"{ways[0]} ways without it",
-        compare(without[-1], without[0], 5),
+        compare(without[-1], without[0], 5, spread),
     )
     + ". As far as the intervals tell, the accuracy stops growing at "
     + " and ".join(f"{way} ways {name}" for name, way in end.items())
@@ -456,22 +505,24 @@ parts = {
         changed["weights 4 : 2 : 1 (paper)"],
     ),
     "own test features, not pooled ones of unit length": (
-        whole,
+        own,
         record("bml", "ablation", head="l2n"),
     ),
     "the elastic push, on ProtoNet": (pushed, plain),
 }
 
 
-summary = gain_table(parts)
-summary["earns its place here"] = [earned(*pair) for pair in parts.values()]
+summary = gain_table(parts, spread=spread)
+summary["earns its place here"] = [
+    earned(*pair, spread=spread) for pair in parts.values()
+]
 table(summary)
 
 # %% [markdown]
 # The plain classifier is scored under the same test features. "Yes" means
 # that a part helps beyond its interval at one number of shots and hurts at
-# none. The intervals are over episodes and every row is one seed; the
-# training page says how far whole runs of other seeds lie apart.
+# none. Where the first table has several seeds, the intervals count what a
+# seed does; where it has one, they count episodes alone.
 #
 # ## To take away
 #

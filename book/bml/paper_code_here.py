@@ -30,13 +30,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from fslib.comparison import SeedSpread, compare
 from fslib.evaluate import embed_images, evaluate
 from fslib.losses.elastic import elastic_constraint, push_away
 from fslib.losses.mutual import mutual_loss
 from fslib.pages import gain_table, gains, in_words, table
 from fslib.plots import interval_plot
 from fslib.plots.style import use_book_style
-from fslib.results import compare
 from fslib.study import Study
 from IPython.display import Markdown
 from torch.nn.functional import cross_entropy
@@ -45,8 +45,11 @@ use_book_style()
 study = Study(
     dataset, backbone, epochs, augment, profile, tuple(seeds), episodes
 )
-small = study.but(
-    backbone=ablation_backbone, epochs=ablation_epochs, seeds=seeds[:1]
+again = study.but(backbone=ablation_backbone, epochs=ablation_epochs)
+small = again.but(seeds=seeds[:1])
+# What a seed does to networks of the small kind; see the ablations page.
+spread = SeedSpread(
+    [again.records(m, "ablation") for m in ("bml", "protonet", "ce")]
 )
 
 # %% [markdown]
@@ -124,6 +127,7 @@ effect = compare(
     small.records("bml", "ablation"),
     small.records("bml", "no_gate", elastic_gate=False),
     1,
+    spread,
 )
 gate = history["gate_open"]
 Markdown(
@@ -193,12 +197,12 @@ Markdown(
 net = study.run("bml").method
 maps = embed_images(net, study.data["test"].subset(per_class=20))
 first, second = maps.mean((2, 3)).chunk(2, dim=1)
-spread = float(torch.cat([first, second]).std(1).mean())
+deviation = float(torch.cat([first, second]).std(1).mean())
 divergence = float(mutual_loss(first, second))
 squared = float((first - second).var(1, correction=0).mean())
 ratio = divergence / squared
 Markdown(
-    f"On {len(maps)} novel images the features spread by {spread:.2f} over "
+    f"On {len(maps)} novel images the features spread by {deviation:.2f} over "
     f"their channels. The mutual loss is {divergence:.4f}, the variance of "
     f"the difference {squared:.4f}: a ratio of {ratio:.2f}. One would be a "
     "plain squared error, as for the even features of the method page. Here "
@@ -238,15 +242,17 @@ taken_apart = {
     "the local view votes": (both, view),
     "all together": (both, pooled),
 }
-figure = interval_plot(gains(taken_apart), "What each step brings (points)")
+figure = interval_plot(
+    gains(taken_apart, spread=spread), "What each step brings (points)"
+)
 
 # %%
-table(gain_table(taken_apart))
+table(gain_table(taken_apart, spread=spread))
 
 # %% tags=["hide-input"]
-whole = compare(both, pooled, 1)
-fair = compare(both, point_wise, 1)
-given = compare(point_wise, pooled, 1)
+whole = compare(both, pooled, 1, spread)
+fair = compare(both, point_wise, 1, spread)
+given = compare(point_wise, pooled, 1, spread)
 Markdown(
     f"At one shot BML is {whole[0]:+.2f} ± {whole[1]:.2f} points from the "
     f"baseline as released, and {fair[0]:+.2f} ± {fair[1]:.2f} from the same "
@@ -262,7 +268,7 @@ Markdown(
     + in_words(
         "BML",
         "the baseline under features of unit length, its own best habit",
-        compare(both, small.records("ce", "ablation"), 1),
+        compare(both, small.records("ce", "ablation"), 1, spread),
     )
     + "."
 )

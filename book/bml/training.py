@@ -27,6 +27,7 @@ episodes: int = 2000  # tasks of every score
 # %%
 import matplotlib.pyplot as plt
 import pandas as pd
+from fslib.comparison import SeedSpread, compare, mean_over_seeds
 from fslib.data import open_dataset
 from fslib.measure import join
 from fslib.pages import (
@@ -35,11 +36,11 @@ from fslib.pages import (
     beside_published,
     gains,
     published,
+    seeds_in_words,
     table,
 )
 from fslib.plots import interval_curve, interval_plot, learning_curve
 from fslib.plots.style import colour_of, label_of, use_book_style
-from fslib.results import compare, mean_over_seeds
 from fslib.study import Study, usual_rate
 from IPython.display import Markdown
 
@@ -183,11 +184,15 @@ Markdown(
 )
 
 # %% [markdown]
-# In numbers. The ± is a 95 % interval over episodes; a column `seeds` gives
-# the standard deviation between seeds, which the interval does not include.
+# In numbers. The ± of an accuracy is a 95 % interval over episodes; a column
+# `seeds` gives the standard deviation between seeds.
 
 # %%
 table(accuracies(views, shots))
+
+# %% tags=["hide-input"]
+spread = SeedSpread(list(main.values()))
+Markdown(seeds_in_words(spread))
 
 # %%
 pairs = [
@@ -204,7 +209,8 @@ figure = interval_plot(
         | {
             f"BML - {label_of(m)}, own features": (main["bml"], main[m])
             for m in ("ce", "protonet")
-        }
+        },
+        spread=spread,
     )
 )
 
@@ -222,13 +228,21 @@ claims = [
 Markdown(
     "\n".join(
         f"- The paper says {claim}. Here, "
-        + at_each_shot(first, second, views[first], views[second])
+        + at_each_shot(
+            first, second, views[first], views[second], spread=spread
+        )
         + "."
         for claim, first, second in claims
     )
     + "\n\nWhat the test features decide: "
     + "; ".join(
-        at_each_shot("BML", f"{label_of(m)} under {whose}", main["bml"], made)
+        at_each_shot(
+            "BML",
+            f"{label_of(m)} under {whose}",
+            main["bml"],
+            made,
+            spread=spread,
+        )
         for m, shown in (("ce", "CE"), ("protonet", "ProtoNet"))
         for whose, made in (
             ("BML's features", views[shown]),
@@ -265,7 +279,9 @@ Markdown(
     + "; ".join(
         f"BML over {label_of(m)} at {shot} shot "
         f"{printed.loc['BML', setting] - printed.loc[row, setting]:+.2f} and "
-        + "{:+.2f} ± {:.2f}".format(*compare(main["bml"], main[m], shot))
+        + "{:+.2f} ± {:.2f}".format(
+            *compare(main["bml"], main[m], shot, spread=spread)
+        )
         for m, row in (
             ("ce", "Baseline-global"),
             ("protonet", "Baseline-local"),
@@ -311,8 +327,9 @@ quoted = (
 if transfer:
     far = join(open_dataset(transfer))
     away = {m: study.records(m, images=far) for m in methods}
+    seeds_far = SeedSpread(list(away.values()))
     said = [
-        at_each_shot("BML", label_of(m), away["bml"], away[m])
+        at_each_shot("BML", label_of(m), away["bml"], away[m], spread=seeds_far)
         for m in ("ce", "protonet")
     ]
     beaten = [
@@ -321,7 +338,8 @@ if transfer:
         if all(
             mean > ci95
             for mean, ci95 in (
-                compare(away["bml"], away[m], shot) for shot in (1, 5)
+                compare(away["bml"], away[m], shot, seeds_far)
+                for shot in (1, 5)
             )
         )
     ]

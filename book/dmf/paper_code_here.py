@@ -29,6 +29,7 @@ dense: bool = False  # also train under the paper's reading
 import math
 
 import torch
+from fslib.comparison import SeedSpread
 from fslib.episodes import draw_episodes
 from fslib.evaluate import embed_images, score_episodes
 from fslib.heads.alignment import usual_groups
@@ -238,8 +239,8 @@ truth = torch.zeros(1, dtype=torch.long)
 
 
 def dense_loss(votes: torch.Tensor) -> torch.Tensor:
-    spread = truth[:, None, None].expand(-1, *votes.shape[2:])
-    return functional.cross_entropy(votes, spread)
+    everywhere = truth[:, None, None].expand(-1, *votes.shape[2:])
+    return functional.cross_entropy(votes, everywhere)
 
 
 print("scores of way 0, rounded:")
@@ -394,17 +395,30 @@ readings = {
     ),
 }
 if dense:
-    whole = study.records("dmf", "ablation", groups=own)
+    again = study.but(seeds=seeds)
+    whole = again.records("dmf", "ablation", groups=own)
+    usual = again.but(backbone_options={}).records
+    # What a seed does to networks of this kind; see the ablations page.
+    spread = SeedSpread(
+        [whole, usual("protonet", "ablation"), usual("ce", "ablation")]
+    )
     read = {
         name: study.records("dmf", variant, groups=own, **options)
         for name, (variant, options) in readings.items()
     }
     figure = interval_plot(
-        gains({name: (group, whole) for name, group in read.items()}),
+        gains(
+            {name: (group, whole) for name, group in read.items()},
+            spread=spread,
+        ),
         "Paper's reading - released code's (points)",
     )
     text = "The paper has no numbers for these. Here:\n\n" + "\n".join(
-        f"- {at_each_shot(f'DMF with {name}', 'DMF as released', made, whole)}."
+        "- "
+        + at_each_shot(
+            f"DMF with {name}", "DMF as released", made, whole, spread=spread
+        )
+        + "."
         for name, made in read.items()
     )
 else:

@@ -34,6 +34,7 @@ import math
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from fslib.comparison import SeedSpread
 from fslib.heads.alignment import usual_groups
 from fslib.pages import (
     above_chance,
@@ -43,6 +44,7 @@ from fslib.pages import (
     costs,
     gains,
     published,
+    seeds_in_words,
     table,
 )
 from fslib.plots import interval_plot, learning_curve
@@ -170,28 +172,33 @@ Markdown(
 # ## Accuracy on novel classes
 #
 # "Same maps" are DMF's larger ones; a plain name means a baseline's own. The
-# ± is a 95 % interval over episodes. Where there are several seeds, a column
-# `seeds` has the standard deviation between them, which the interval does
-# not include. The baselines on the same maps have one seed and are compared
-# with DMF's first.
+# ± of an accuracy is a 95 % interval over episodes. Where there are several
+# seeds, a column `seeds` has the standard deviation between them. The
+# baselines on the same maps have one seed.
 
 # %%
 everyone = main | same_maps | baselines
 table(accuracies(everyone))
 
+# %% tags=["hide-input"]
+spread = SeedSpread(list(everyone.values()))
+Markdown(seeds_in_words(spread))
+
 # %%
 dmf = main["DMF"]
 same, own = list(same_maps), list(baselines)
-rows = [("DMF", name, dmf[:1], same_maps[name]) for name in same]
+rows = [("DMF", name, dmf, same_maps[name]) for name in same]
 rows += [("DMF", name, dmf, baselines[name]) for name in own]
-rows += [(s, b, same_maps[s], baselines[b][:1]) for s, b in zip(same, own)]
-figure = interval_plot(gains({f"{a} - {b}": both for a, b, *both in rows}))
+rows += [(s, b, same_maps[s], baselines[b]) for s, b in zip(same, own)]
+figure = interval_plot(
+    gains({f"{a} - {b}": both for a, b, *both in rows}, spread=spread)
+)
 
 # %% tags=["hide-input"]
 Markdown(
     above_chance("DMF", dmf)
     + "\n\n"
-    + "\n".join(f"- {at_each_shot(*row)}." for row in rows)
+    + "\n".join(f"- {at_each_shot(*row, spread=spread)}." for row in rows)
 )
 
 # %% [markdown]
@@ -215,6 +222,7 @@ Markdown(
             "DMF trained at 1",
             main["DMF, trained at 5 shots"],
             main["DMF"],
+            spread=spread,
         )
         + "."
         if dense

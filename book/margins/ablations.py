@@ -11,10 +11,8 @@
 #
 # Does a margin have to be adaptive? To what? Who has to train it? And what
 # are the names worth? Every row of this page differs from the one it is
-# compared with in one thing, from the same seed, on as many images and the
-# same episodes. To afford so many runs they are smaller than those of the
-# training page. Every row is one seed; intervals are over episodes and do not
-# know how far seeds lie apart.
+# compared with in one thing, on as many images and the same episodes. To
+# afford so many runs they are smaller than those of the training page.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # which profile these values belong to
@@ -22,7 +20,7 @@ dataset: str = "glyphs"  # trained and scored on
 ablation_backbone: str = "conv4_32"  # conv4, resnet12_slim, resnet12
 ablation_epochs: int = 2  # passes over the training images for each run
 augment: str = "none"  # mirrored letters would be other letters
-seeds: list = [0]  # the first one is used
+seeds: list = [0]  # of the hosts; the rest has the first
 episodes: int = 2000  # tasks of every score
 dense: bool = False  # all points, or a few
 penalty: float = 1.0  # holds the learned margins back
@@ -30,6 +28,7 @@ penalty: float = 1.0  # holds the learned margins back
 # %%
 import matplotlib.pyplot as plt
 import pandas as pd
+from fslib.comparison import SeedSpread, compare, mean_over_seeds
 from fslib.measure import part_of
 from fslib.pages import (
     accuracies,
@@ -40,11 +39,11 @@ from fslib.pages import (
     gains,
     in_words,
     published,
+    seeds_in_words,
     table,
 )
 from fslib.plots import accuracy_bars, interval_curve, interval_plot
 from fslib.plots.style import use_book_style
-from fslib.results import compare, mean_over_seeds
 from fslib.study import Study
 from IPython.display import Markdown
 
@@ -63,6 +62,26 @@ words = {"words": study.data["train"].semantics.shape[1]}
 held = {"penalty": penalty}
 
 # %% [markdown]
+# ## What the seed alone does
+#
+# Before any margin: how far apart do two runs of the same host lie? A smaller
+# difference than that says nothing of a margin.
+
+# %%
+again = study.but(seeds=seeds).records
+unchanged = {
+    "AM3": again("am3", "ablation", **words),
+    "ProtoNet": again("protonet", "ablation"),
+}
+if len(seeds) > 1:  # one network more, for a surer number
+    unchanged["CE"] = again("ce", "ablation")
+spread = SeedSpread(list(unchanged.values()))
+table(accuracies(unchanged))
+
+# %% tags=["hide-input"]
+Markdown(seeds_in_words(spread))
+
+# %% [markdown]
 # ## The loss ladder (paper: Table 3)
 #
 # Four losses on AM3, as in the paper, and the same four on ProtoNet: without
@@ -74,13 +93,13 @@ held = {"penalty": penalty}
 
 # %%
 ladder = {
-    "none": record("am3", "ablation", **words),
+    "none": unchanged["AM3"],
     "naive": record("am3_naml", "ablation", **words),
     "class-relevant": record("am3_craml", "ablation", **words, **held),
     "task-relevant": record("am3_traml", "ablation", **words, **held),
 }
 on_protonet = {
-    "none": record("protonet", "ablation"),
+    "none": unchanged["ProtoNet"],
     "naive": record("protonet_naml", "ablation"),
     "class-relevant": record("protonet_craml", "ablation", **held),
     "task-relevant": record("protonet_traml", "ablation", **held),
@@ -122,7 +141,8 @@ figure = interval_plot(
             f"{host}: {name} - none": (rungs[name], rungs["none"])
             for host, rungs in hosts.items()
             for name in steps[1:]
-        }
+        },
+        spread=spread,
     ),
     "Change against the host without margin (points)",
 )
@@ -170,12 +190,13 @@ rows = pd.DataFrame(
     | told("TRAML Table 3", in_paper[high], in_paper[low])
     for rung, (high, low) in rungs.items()
 )
-table(pd.concat([rows, gain_table(climbs)]))
+table(pd.concat([rows, gain_table(climbs, spread=spread)]))
 
 # %% tags=["hide-input"]
 rises = {
     host: sum(
-        earned(of[high], of[low]) == "yes" for high, low in rungs.values()
+        earned(of[high], of[low], spread=spread) == "yes"
+        for high, low in rungs.values()
     )
     for host, of in hosts.items()
 }
@@ -208,7 +229,8 @@ figure = interval_plot(
             f"against {name}": (others["task-relevant, cosine"], others[name])
             for name in others
             if name != "task-relevant, cosine"
-        }
+        },
+        spread=spread,
     ),
     "Lead of the task-relevant margin with cosines (points)",
 )
@@ -236,7 +258,7 @@ Markdown(
         )
         + " points for the task-relevant margin with cosines, at one and five "
         "shots. Here, "
-        + at_each_shot("that margin", name, ours, others[name])
+        + at_each_shot("that margin", name, ours, others[name], spread=spread)
         + "."
         for name, row in in_table_4.items()
     )
@@ -260,7 +282,7 @@ def naive(size: float, **how) -> list:
     if size == 1:  # the default
         return record("protonet_naml", "ablation", **how)
     if size == 0:
-        return record("protonet", "ablation", **how)
+        return again("protonet", "ablation", **how)
     return record("protonet_naml", f"size_{size}", size=size, **how)
 
 
@@ -291,9 +313,9 @@ lines = [
         ": no margin beats none. "
         if m == 0
         else ". There "
-        + in_words("it", "m = 0", compare(swept[m], swept[0.0], shot))
+        + in_words("it", "m = 0", compare(swept[m], swept[0.0], shot, spread))
         + "; on base classes, "
-        + in_words("it", "m = 0", compare(known[m], known[0.0], shot))
+        + in_words("it", "m = 0", compare(known[m], known[0.0], shot, spread))
         + ". "
     )
     for shot, m in best.items()
@@ -342,7 +364,8 @@ figure = interval_plot(
         {
             f"{name} - no margin": (group, on_protonet["none"])
             for name, group in modes.items()
-        }
+        },
+        spread=spread,
     )
 )
 
@@ -351,7 +374,9 @@ literal = modes["joint (the paper's text)"][0].history
 Markdown(
     "\n".join(
         f"- {name}: "
-        + at_each_shot("TRAML", "no margin", group, on_protonet["none"])
+        + at_each_shot(
+            "TRAML", "no margin", group, on_protonet["none"], spread=spread
+        )
         + "."
         for name, group in modes.items()
     )
@@ -381,7 +406,8 @@ figure = interval_plot(
         {
             f"{name} - literal order": (group, on_protonet["task-relevant"])
             for name, group in orders.items()
-        }
+        },
+        spread=spread,
     )
 )
 
@@ -394,6 +420,7 @@ Markdown(
             "the literal one",
             group,
             on_protonet["task-relevant"],
+            spread=spread,
         )
         + "."
         for name, group in orders.items()
@@ -423,7 +450,8 @@ figure = interval_plot(
         {
             f"true names - {name}": (on_protonet["task-relevant"], group)
             for name, group in meaning.items()
-        }
+        },
+        spread=spread,
     ),
     "What the true names bring (points)",
 )
@@ -438,6 +466,7 @@ Markdown(
             f"TRAML with {name}",
             on_protonet["task-relevant"],
             group,
+            spread=spread,
         )
         + "."
         for name, group in meaning.items()
@@ -446,7 +475,8 @@ Markdown(
     + (
         "True names beat those of other classes; whether they beat no margin "
         "is in the ladder above."
-        if earned(on_protonet["task-relevant"], shuffled) == "yes"
+        if earned(on_protonet["task-relevant"], shuffled, spread=spread)
+        == "yes"
         else "That true names beat those of other classes is not shown by this "
         "run: if any names do as well, it is not their meaning that counts."
     )
@@ -479,7 +509,8 @@ figure = interval_plot(
             f"lambda learned - {name}": (ends["learned"], group)
             for name, group in ends.items()
             if name != "learned"
-        }
+        },
+        spread=spread,
     )
 )
 
@@ -495,6 +526,7 @@ Markdown(
         "the same with images only",
         ends["learned"],
         ends["1 (images only)"],
+        spread=spread,
     )
     + "."
 )
@@ -522,13 +554,16 @@ parts |= {
     "true names, not shuffled ones": (on_protonet["task-relevant"], shuffled),
     "names in AM3's prototypes": (ends["learned"], ends["1 (images only)"]),
 }
-summary = gain_table(parts)
-summary["earns its place here"] = [earned(*pair) for pair in parts.values()]
+summary = gain_table(parts, spread=spread)
+summary["earns its place here"] = [
+    earned(*pair, spread=spread) for pair in parts.values()
+]
 table(summary)
 
 # %% [markdown]
 # "Yes" means that a part helps beyond its interval at one number of shots and
-# hurts at none.
+# hurts at none. Where the first table has several seeds, the intervals count
+# what a seed does; where it has one, they count episodes alone.
 #
 # ## To take away
 #

@@ -29,6 +29,7 @@ import math
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from fslib.comparison import compare
 from fslib.episodes import draw_episodes
 from fslib.evaluate import embed_images
 from fslib.heads import squared_distance
@@ -43,7 +44,6 @@ from fslib.losses.margin import (
 from fslib.methods.margin_protonet import class_words
 from fslib.pages import accuracies, in_words, published, table
 from fslib.plots.style import use_book_style
-from fslib.results import compare
 from fslib.study import Study, generalised_records
 from IPython.display import Markdown
 from torch import nn

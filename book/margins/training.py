@@ -30,6 +30,7 @@ penalty_of_all: float = 5.0  # the same where all base classes are one task
 # %%
 import matplotlib.pyplot as plt
 import pandas as pd
+from fslib.comparison import SeedSpread, compare, mean_over_seeds
 from fslib.data import open_dataset
 from fslib.measure import join
 from fslib.pages import (
@@ -40,11 +41,11 @@ from fslib.pages import (
     gain_table,
     gains,
     published,
+    seeds_in_words,
     table,
 )
 from fslib.plots import interval_curve, interval_plot, learning_curve
 from fslib.plots.style import colour_of, label_of, use_book_style
-from fslib.results import compare, mean_over_seeds
 from fslib.study import Study, generalised_records, usual_rate
 from IPython.display import Markdown
 
@@ -133,15 +134,21 @@ Markdown(
 # %% [markdown]
 # ## With and without the margin (paper: Table 1)
 #
-# The ± is a 95 % interval over episodes; a column `seeds` gives the standard
-# deviation between seeds, which the interval does not include.
+# The ± of an accuracy is a 95 % interval over episodes; a column `seeds` gives
+# the standard deviation between seeds.
 
 # %%
 table(accuracies({label_of(m): main[m] for m in options}))
 
+# %% tags=["hide-input"]
+spread = SeedSpread(list(main.values()))
+Markdown(seeds_in_words(spread))
+
 # %%
 pairs = (("protonet_traml", "protonet"), ("am3_traml", "am3"))
-figure = interval_plot(gains(paired(*pairs)), "What the margin brings (points)")
+figure = interval_plot(
+    gains(paired(*pairs), spread=spread), "What the margin brings (points)"
+)
 
 # %% tags=["hide-input"]
 paper = published("miniImageNet", ("5-way 1-shot", "5-way 5-shot"), "margins")
@@ -165,10 +172,16 @@ for m, host in pairs:
     lines.append(
         "- The paper prints {:+.2f} and {:+.2f} points for the margin on "
         "{} at one and five shots. Here, ".format(*leads, label_of(host))
-        + at_each_shot(label_of(m), label_of(host), main[m], main[host])
+        + at_each_shot(
+            label_of(m), label_of(host), main[m], main[host], spread=spread
+        )
         + "."
     )
-found = [compare(main[a], main[b], shot) for a, b in pairs for shot in (1, 5)]
+found = [
+    compare(main[a], main[b], shot, spread=spread)
+    for a, b in pairs
+    for shot in (1, 5)
+]
 won, lost = (sum(s * v > c for v, c in found) for s in (1, -1))
 Markdown(
     "\n".join(lines)
@@ -200,7 +213,8 @@ table(
     gain_table(
         paired(
             ("am3", "protonet"), ("protonet_traml", "ce"), ("am3_traml", "ce")
-        )
+        ),
+        spread=spread,
     )
 )
 
@@ -240,7 +254,8 @@ figure = interval_plot(
                 alone["am3_traml"],
             ),
             "AM3 without names - ProtoNet": (alone["am3"], main["protonet"]),
-        }
+        },
+        spread=spread,
     )
 )
 
@@ -255,6 +270,7 @@ Markdown(
         "the same network without them",
         main["am3"],
         alone["am3"],
+        spread=spread,
     )
     + ". The last two rows of the figure compare features only. They still "
     "differ in more than the names that trained them: AM3 "
@@ -276,6 +292,7 @@ if transfer:
             "ProtoNet",
             away["protonet_traml"],
             away["protonet"],
+            spread=SeedSpread(list(away.values())),
         )
         + "."
     )

@@ -11,10 +11,8 @@
 #
 # One number, turned from below zero to above it: what happens to novel
 # classes, to base classes, and is it the margin that does it? Every row is
-# one network with one thing changed, from the same seed, scored on the same
-# episodes. The networks are small and trained for a short time, so that
-# there can be many. Intervals are over episodes; how far another seed moves
-# a network, [paper, code, here](paper_code_here) shows.
+# one network with one thing changed, scored on the same episodes. The
+# networks are small and trained for a short time, so that there can be many.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # which profile these values belong to
@@ -22,7 +20,7 @@ dataset: str = "glyphs"  # trained and scored on
 ablation_backbone: str = "conv4_32"  # of every network on this page
 ablation_epochs: int = 2  # passes over the training images
 augment: str = "none"  # mirrored letters would be other letters
-seeds: list = [0]  # the first one is used
+seeds: list = [0]  # of the networks without margin; the rest has the first
 episodes: int = 2000  # tasks of every score
 fitted_episodes: int = 600  # of heads that are fine-tuned, as in the paper
 dense: bool = False  # all 13 margins, and the full tables
@@ -33,10 +31,10 @@ import numpy as np
 from fslib.analysis.margins import (
     AUTHORS,
     network,
-    signed_name,
     swept,
     top1,
 )
+from fslib.comparison import SeedSpread, compare, mean_over_seeds
 from fslib.evaluate import interval
 from fslib.generalised import hold_out
 from fslib.measure import part_of
@@ -48,11 +46,11 @@ from fslib.pages import (
     gains,
     in_words,
     published,
+    seeds_in_words,
     table,
 )
 from fslib.plots import grid_heat, interval_curve, interval_plot
 from fslib.plots.style import colour_of, use_book_style
-from fslib.results import compare, mean_over_seeds
 from fslib.study import Study, usual_rate
 from fslib.train import fit
 from IPython.display import Markdown, display
@@ -65,11 +63,10 @@ study = Study(
     ablation_epochs,
     augment,
     profile,
-    (seeds[0],),
+    seeds[:1],
     episodes,
 )
-plain = study.records(**network("dot", 0.0))
-start = mean_over_seeds(plain, 1)[0]
+start = mean_over_seeds(study.records(**network("dot", 0.0)), 1)[0]
 
 # %% tags=["hide-input"]
 Markdown(
@@ -85,6 +82,46 @@ Markdown(
 )
 
 # %% [markdown]
+# ## What the seed alone does
+#
+# Before any margin: how far apart do two runs of the same network lie? A
+# smaller difference than that says nothing of a margin. The networks are
+# scored on three parts of the data. *Base* are the training images
+# themselves.
+
+# %%
+parts = {
+    "novel": None,
+    "validation": part_of(study.data, "val"),
+    "base": part_of(study.data, "train"),
+}
+again = study.but(seeds=seeds).records
+no_margin = {
+    (kind, name): again(**network(kind, 0.0), images=images)
+    for kind in ("dot", "cosine")
+    for name, images in parts.items()
+}
+spreads = {
+    name: SeedSpread([no_margin[kind, name] for kind in ("dot", "cosine")])
+    for name in parts
+}
+table(
+    accuracies(
+        {
+            f"{kind}, {name} classes": made
+            for (kind, name), made in no_margin.items()
+        }
+    )
+)
+
+# %%
+if len(seeds) > 1:  # two networks more, for a surer number on novel classes
+    beside = [again(method, "ablation") for method in ("ce", "protonet")]
+    spreads["novel"] = SeedSpread([*spreads["novel"].groups, *beside])
+spread = spreads["novel"]
+Markdown(seeds_in_words(spread))
+
+# %% [markdown]
 # ## The sweep over the margin (paper: Fig. 1)
 #
 # The paper's first figure has two kinds of few-shot accuracy: on the
@@ -94,23 +131,21 @@ Markdown(
 # and, going by its numbers, to miniImageNet.
 #
 # Here stand the same margins, or three of them in a short edition, and the
-# novel classes too. *Base* are the training images themselves. Drawn is the
-# **change** against $m = 0$, so that paper and book can share an axis.
+# novel classes too. Drawn is the **change** against $m = 0$, so that paper
+# and book can share an axis.
 
 # %%
-parts = {
-    "novel": None,
-    "validation": part_of(study.data, "val"),
-    "base": part_of(study.data, "train"),
-}
 sweep = {
     (kind, name): {
         m: study.records(**network(kind, m), images=images)
+        if m
+        else no_margin[kind, name]
         for m in swept(kind, dense)
     }
     for kind in ("dot", "cosine")
     for name, images in parts.items()
 }
+dots, cosines = (sweep[kind, "novel"] for kind in ("dot", "cosine"))
 curve = published("miniImageNet (inferred)", paper="negative_margin")
 curve = curve.assign(margin=curve["method"].str.split().str[-1].astype(float))
 curve = curve.pivot(index="margin", columns="setting", values="accuracy")
@@ -123,9 +158,12 @@ looks = {
 }
 
 
-def changes(made: dict, shot: int) -> np.ndarray:
+def changes(made: dict, shot: int, part: str = "novel") -> np.ndarray:
     """Change against no margin and its interval, a row for each margin."""
-    return np.array([compare(of_m, made[0.0], shot) for of_m in made.values()])
+    counted = spreads.get(part, spread)
+    return np.array(
+        [compare(of_m, made[0.0], shot, counted) for of_m in made.values()]
+    )
 
 
 def draw(lines: dict, xlabel: str, paper: bool = False) -> None:
@@ -135,7 +173,7 @@ def draw(lines: dict, xlabel: str, paper: bool = False) -> None:
         for name, made in lines.items():
             style, colour = looks[name]
             shape = {"color": colour, "label": name}
-            found = changes(made, shot)
+            found = changes(made, shot, name)
             interval_curve(panel, list(made), found, style, **shape)
         for name, key in (("validation", "val"), ("base", "base")):
             if paper:
@@ -165,8 +203,8 @@ for shot in (1, 5):
                     "paper: base": curve.loc[m, f"base classes {shot}-shot"],
                 }
                 | {
-                    f"here: {name}": "{mean:.2f} ± {ci95:.2f}".format(
-                        **sweep["dot", name][m][0].accuracy[str(shot)]
+                    f"here: {name}": "{:.2f} ± {:.2f}".format(
+                        *mean_over_seeds(sweep["dot", name][m], shot)[:2]
                     )
                     for name in ("validation", "base", "novel")
                 }
@@ -187,10 +225,15 @@ def verdict(kind: str) -> str:
     for shot in (1, 5):
         best = max(
             (m for m in on_val if m),
-            key=lambda m: on_val[m][0].accuracy[str(shot)]["mean"],
+            key=lambda m: mean_over_seeds(on_val[m], shot)[0],
         )
         novel, base = (
-            compare(sweep[kind, name][m], sweep[kind, name][0.0], shot)
+            compare(
+                sweep[kind, name][m],
+                sweep[kind, name][0.0],
+                shot,
+                spreads[name],
+            )
             for m, name in ((best, "novel"), (lowest, "base"))
         )
         as_told = best < 0 and novel[0] > novel[1] and base[0] < -base[1]
@@ -297,8 +340,9 @@ Markdown(
         for m in right
         if m
     )
-    + ". The dotted line is the accuracy that the released code logs: it "
-    "follows the margin, not the network."
+    + " (one network each; the intervals are over images). The dotted line is "
+    "the accuracy that the released code logs: it follows the margin, not the "
+    "network."
 )
 
 # %% [markdown]
@@ -335,14 +379,14 @@ for shot in (1, 5):
 
 # %% tags=["hide-input"]
 gained = {
-    (s, p): compare(cells[s, p], cells[s, 0.0], 5)
+    (s, p): compare(cells[s, p], cells[s, 0.0], 5, spread)
     for s in scales
     for p in products
     if p
 }
 
 
-def spread(group_of) -> float:
+def scatter(group_of) -> float:
     """Mean range of the gains of cells that share something."""
     groups = {}
     for (s, p), (gain, _) in gained.items():
@@ -350,12 +394,12 @@ def spread(group_of) -> float:
     return float(np.mean([np.ptp(g) for g in groups.values() if len(g) > 1]))
 
 
-product = spread(lambda s, p: p)
+product = scatter(lambda s, p: p)
 by_accuracy = sorted(
     scales, key=lambda s: cells[s, 0.0][0].accuracy["5"]["mean"]
 )
 between, width = compare(
-    cells[by_accuracy[-1], 0.0], cells[by_accuracy[0], 0.0], 5
+    cells[by_accuracy[-1], 0.0], cells[by_accuracy[0], 0.0], 5, spread=spread
 )
 largest = max(abs(gain) for gain, _ in gained.values())
 ci95 = max(ci for _, ci in gained.values())
@@ -363,7 +407,7 @@ Markdown(
     "At five shots the gain over the same scale without a margin differs by "
     f"{product:.2f} points on average between scales that share the product"
     + (
-        f", and by {spread(lambda s, p: round(p / s, 6)):.2f} between scales "
+        f", and by {scatter(lambda s, p: round(p / s, 6)):.2f} between scales "
         "that share the margin"
         if dense
         else ""
@@ -422,20 +466,24 @@ knobs = {
 }
 turned = knobs | {f"margin {lowest:g}": margin_alone}
 figure = interval_plot(
-    gains({name: (made, plain) for name, made in turned.items()}),
+    gains(
+        {name: (made, plain) for name, made in turned.items()}, spread=spread
+    ),
     "Change against m = 0, weight decay 5e-4, scale 5 (points)",
 )
 
 # %% tags=["hide-input"]
 lines, above = [], []
 for shot in (1, 5):
-    strongest = max(knobs, key=lambda n: compare(knobs[n], plain, shot)[0])
-    lead = compare(margin_alone, knobs[strongest], shot)
+    strongest = max(
+        knobs, key=lambda n: compare(knobs[n], plain, shot, spread)[0]
+    )
+    lead = compare(margin_alone, knobs[strongest], shot, spread)
     above.append(lead[0] > lead[1])
     lines.append(
         f"- At {shot} shot, of the other knobs *{strongest}* does best, "
         "{:+.2f} ± {:.2f} points; ".format(
-            *compare(knobs[strongest], plain, shot)
+            *compare(knobs[strongest], plain, shot, spread)
         )
         + in_words("the margin alone", f"the network with {strongest}", lead)
         + "."
@@ -481,7 +529,9 @@ if dense:
     steps["Adam, rate 0.003"] = tuple(
         adam.records(**network("dot", m, trained="adam")) for m in (lowest, 0.0)
     )
-figure = interval_plot(gains(steps), "What the margin brings (points)")
+figure = interval_plot(
+    gains(steps, spread=spread), "What the margin brings (points)"
+)
 
 # %% tags=["hide-input"]
 table(
@@ -495,7 +545,7 @@ table(
 )
 
 # %% tags=["hide-input"]
-effects = [compare(*pair, 5) for pair in steps.values()]
+effects = [compare(*pair, 5, spread) for pair in steps.values()]
 best_plain = max(steps, key=lambda n: mean_over_seeds(steps[n][1], 5)[0])
 best_other = max(steps, key=lambda n: mean_over_seeds(steps[n][0], 5)[0])
 signs = [np.sign(mean) for mean, ci95 in effects if abs(mean) > ci95]
@@ -507,7 +557,7 @@ Markdown(
     + in_words(
         f"m = -0.3 ({best_other})",
         f"m = 0 ({best_plain})",
-        compare(steps[best_other][0], steps[best_plain][1], 5),
+        compare(steps[best_other][0], steps[best_plain][1], 5, spread),
     )
     + ". That is the fair comparison: a gain that is gone when both choose "
     "their step was the step's."
@@ -566,15 +616,17 @@ by_head = {
     for net, other in zip(list(nets)[::2], list(nets)[1::2])
     for head, label in heads.items()
 }
-figure = interval_plot(gains(by_head, (5,)), "What the margin brings (points)")
+figure = interval_plot(
+    gains(by_head, (5,), spread=spread), "What the margin brings (points)"
+)
 
 # %% tags=["hide-input"]
-table(gain_table(by_head))
+table(gain_table(by_head, spread=spread))
 
 # %% tags=["hide-input"]
 signs = {"softmax": [], "cosine": []}
 for name, pair in by_head.items():
-    mean, ci95 = compare(*pair, 5)
+    mean, ci95 = compare(*pair, 5, spread)
     if abs(mean) > ci95:
         signs[name.split(":")[0]].append(np.sign(mean))
 Markdown(
@@ -591,6 +643,7 @@ Markdown(
         "the fine-tuned cosine head",
         scored["cosine, m = 0", "cosine"],
         scored["cosine, m = 0", "tuned_cosine"],
+        spread=spread,
     )
     + ". With one image a class the head has 200 steps to forget its random "
     "start."
@@ -605,22 +658,19 @@ Markdown(
 # and reports gains. Both are one number in the same table, so both signs
 # can be tried in both places: a classifier over all base classes at once
 # (dot products, $s = 5$) and ProtoNet on episodes of 20 ways. The margin is
-# given in logits, $s\,m$.
+# given in logits, $s\,m$. The ProtoNets are those of the other chapter.
 
 # %%
-sizes = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0) if dense else (-1.5, 0.0, 1.0)
 hosts = {
-    "classifier": {
-        size: study.records(**network("dot", round(size / 5, 6)))
-        for size in sizes
-    },
+    "classifier": {round(5 * m, 2): made for m, made in dots.items()},
     "ProtoNet": {
-        size: study.records(
-            "protonet_naml", f"size_{signed_name(size)}", size=size
-        )
-        for size in sizes
+        size: study.records("protonet_naml", f"size_{size}", size=size)
+        for size in ((-2.0, -1.0, 0.5, 2.0) if dense else (-1.0,))
     },
 }
+hosts["ProtoNet"][0.0] = again("protonet", "ablation")
+hosts["ProtoNet"][1.0] = study.records("protonet_naml", "ablation")
+hosts["ProtoNet"] = dict(sorted(hosts["ProtoNet"].items()))
 draw(hosts, "Margin in logits, s m")
 
 # %% tags=["hide-input"]
@@ -629,10 +679,10 @@ draw(hosts, "Margin in logits, s m")
 def favoured(made: dict, shot: int) -> str:
     """Which sign a host favours, as far as its intervals tell."""
     best = max(
-        (size for size in sizes if size),
-        key=lambda size: made[size][0].accuracy[str(shot)]["mean"],
+        (size for size in made if size),
+        key=lambda size: mean_over_seeds(made[size], shot)[0],
     )
-    mean, ci95 = compare(made[best], made[0.0], shot)
+    mean, ci95 = compare(made[best], made[0.0], shot, spread)
     said = f"best {best:+g} ({mean:+.2f} ± {ci95:.2f} points)"
     if mean <= ci95:
         return f"neither sign helps beyond its interval; {said}"
@@ -671,7 +721,6 @@ Markdown(
 # same without it.
 
 # %% tags=["hide-input"]
-dots, cosines = (sweep[kind, "novel"] for kind in ("dot", "cosine"))
 brought = {
     "m = -0.3 on dot products": (dots[-0.3], dots[0.0]),
     "m = -0.03 on cosines": (cosines[-0.03], cosines[0.0]),
@@ -692,13 +741,16 @@ brought = {
         scored["softmax, m = 0", "l2n"],
     ),
 }
-summary = gain_table(brought)
-summary["earns its place here"] = [earned(*pair) for pair in brought.values()]
+summary = gain_table(brought, spread=spread)
+summary["earns its place here"] = [
+    earned(*pair, spread=spread) for pair in brought.values()
+]
 table(summary)
 
 # %% [markdown]
 # "Yes" means that a part helps beyond its interval at one number of shots
-# and hurts at none. Every row is one seed.
+# and hurts at none. Where the first table has several seeds, the intervals
+# count what a seed does; where it has one, they count episodes alone.
 #
 # ## To take away
 #

@@ -31,6 +31,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from fslib.analysis.margins import network
+from fslib.comparison import SeedSpread
 from fslib.data import open_dataset
 from fslib.measure import join
 from fslib.pages import (
@@ -40,6 +41,7 @@ from fslib.pages import (
     costs,
     gains,
     published,
+    seeds_in_words,
     table,
 )
 from fslib.plots import interval_plot, learning_curve
@@ -146,12 +148,16 @@ Markdown(
 # ## Accuracy on novel classes
 #
 # Every row under the book's own test: a novel class is the mean of its
-# support features at length one. The ± is a 95 % interval over episodes.
-# Where there are several seeds, their spread stands in the last column; a
-# difference smaller than that is no finding.
+# support features at length one. The ± of an accuracy is a 95 % interval
+# over episodes; where there are several seeds, their standard deviation
+# stands in the last column.
 
 # %%
 table(accuracies(main))
+
+# %% tags=["hide-input"]
+spread = SeedSpread(list(main.values()))
+Markdown(seeds_in_words(spread))
 
 # %%
 pairs = [
@@ -162,7 +168,7 @@ pairs = [
     ("neg-cosine", "ProtoNet"),
 ]
 figure = interval_plot(
-    gains({f"{a} - {b}": (main[a], main[b]) for a, b in pairs})
+    gains({f"{a} - {b}": (main[a], main[b]) for a, b in pairs}, spread=spread)
 )
 
 # %% tags=["hide-input"]
@@ -190,10 +196,11 @@ for first, second in pairs[:2]:
         )
         + " over its plain classifier (miniImageNet, ResNet-18, settings tuned "
         "apart). Measured, "
-        + at_each_shot(first, second, main[first], main[second])
+        + at_each_shot(first, second, main[first], main[second], spread=spread)
     )
 said += [
-    f"Measured, {at_each_shot(a, b, main[a], main[b])}" for a, b in pairs[2:]
+    f"Measured, {at_each_shot(a, b, main[a], main[b], spread=spread)}"
+    for a, b in pairs[2:]
 ]
 Markdown("\n".join(f"- {line}." for line in said))
 
@@ -217,7 +224,10 @@ table(accuracies(tuned))
 # %% tags=["hide-input"]
 Markdown(
     f"Over {few.episodes:,} episodes, "
-    + "; ".join(at_each_shot(a, b, tuned[a], tuned[b]) for a, b in pairs[:2])
+    + "; ".join(
+        at_each_shot(a, b, tuned[a], tuned[b], spread=spread)
+        for a, b in pairs[:2]
+    )
     + ". The [ablations](ablations) set all heads side by side."
 )
 
@@ -329,8 +339,10 @@ if transfer:
         name: study.records(**options, images=far)
         for name, options in {**asked, **baselines}.items()
     }
+    seeds_far = SeedSpread(list(away.values()))
     said += f" Here the networks go to {transfer}:\n\n" + "\n".join(
-        f"- Measured, {at_each_shot(a, b, away[a], away[b])}." for a, b in pairs
+        f"- Measured, {at_each_shot(a, b, away[a], away[b], spread=seeds_far)}."
+        for a, b in pairs
     )
     shown = table(accuracies(away))
 else:

@@ -33,6 +33,7 @@ import math
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from fslib.comparison import SeedSpread
 from fslib.data import open_dataset
 from fslib.losses.contrastive import loss_floor
 from fslib.measure import join
@@ -43,6 +44,7 @@ from fslib.pages import (
     beside_published,
     gains,
     published,
+    seeds_in_words,
     table,
 )
 from fslib.plots import interval_plot, learning_curve
@@ -210,12 +212,15 @@ Markdown(
 #
 # All rows under one test, the nearest centroid of unit features. Below the
 # four rows stand the two baselines as every chapter has them, with all
-# poolings. The ± is a 95 % interval over episodes; where a row has several
-# seeds, a column gives their standard deviation, which the interval does not
-# include.
+# poolings. The ± of an accuracy is a 95 % interval over episodes; where a row
+# has several seeds, a column gives their standard deviation.
 
 # %%
 table(accuracies(groups | baselines))
+
+# %% tags=["hide-input"]
+spread = SeedSpread(list((groups | baselines).values()))
+Markdown(seeds_in_words(spread))
 
 # %%
 pairs = {
@@ -225,15 +230,12 @@ pairs = {
     "SC over CE": ("CE + SC", "CE"),
     "CE: two views over one": ("CE, two views", "CE"),
 }
-
-
-def pair(first: str, second: str) -> tuple:
-    """Two groups of records with the same seeds."""
-    seeds_of_both = min(len(groups[first]), len(groups[second]))
-    return groups[first][:seeds_of_both], groups[second][:seeds_of_both]
-
-
-figure = interval_plot(gains({label: pair(*p) for label, p in pairs.items()}))
+figure = interval_plot(
+    gains(
+        {label: (groups[a], groups[b]) for label, (a, b) in pairs.items()},
+        spread=spread,
+    )
+)
 
 # %% tags=["hide-input"]
 paper = published("CIFAR-FS", ("5-way 1-shot", "5-way 5-shot"), "scl")
@@ -250,24 +252,18 @@ Markdown(
             for step in printed.loc[rows[first]] - printed.loc[rows[second]]
         )
         + " points in the paper. Measured: "
-        + at_each_shot(first, second, *pair(first, second))
+        + at_each_shot(
+            first, second, groups[first], groups[second], spread=spread
+        )
         + "."
         for label, (first, second) in pairs.items()
     )
     + "\n- Against the baselines: "
     + "; ".join(
-        at_each_shot("CE + SC", name, groups["CE + SC"], made)
+        at_each_shot("CE + SC", name, groups["CE + SC"], made, spread=spread)
         for name, made in baselines.items()
     )
-    + ".\n\n"
-    + (
-        "Each row is one seed; another may move a difference further than "
-        "its interval says."
-        if len(seeds) == 1
-        else f"Rows with {len(seeds)} seeds are compared by their means. CE "
-        "with two views has one seed, and against it only the first seeds "
-        "count."
-    )
+    + "."
 )
 
 # %% [markdown]
@@ -310,10 +306,13 @@ Markdown(
         "the centroid",
         fitted["CE + SC"],
         tested["centroid"]["CE + SC"],
+        spread=spread,
     )
     + ". Under the authors' test, "
     + "; ".join(
-        at_each_shot("CE + SC", name, fitted["CE + SC"], fitted[name])
+        at_each_shot(
+            "CE + SC", name, fitted["CE + SC"], fitted[name], spread=spread
+        )
         for name in ("CE", "CE + GC")
     )
     + ". "
@@ -358,9 +357,10 @@ if transfer:
         "CE, all poolings": base.records("ce", images=far),
         "ProtoNet, all poolings": base.records("protonet", images=far),
     }
+    seeds_far = SeedSpread(list(away.values()))
     display(table(accuracies(away)))
     text = f"On {transfer}, which no network saw in training, " + "; ".join(
-        at_each_shot("CE + SC", name, away["CE + SC"], made)
+        at_each_shot("CE + SC", name, away["CE + SC"], made, spread=seeds_far)
         for name, made in away.items()
         if name != "CE + SC"
     )

@@ -32,18 +32,14 @@ episodes: int = 2000  # tasks of every score
 # %%
 import numpy as np
 import pandas as pd
+from fslib.comparison import SeedSpread, compare, mean_over_seeds
 from fslib.data import open_dataset
 from fslib.measure import measured
 from fslib.methods import ce, protonet
 from fslib.pages import in_words, published, show_source, table
 from fslib.plots import accuracy_bars, interval_plot, learning_curve
 from fslib.plots.style import use_book_style
-from fslib.results import (
-    compare,
-    load_records,
-    load_scores,
-    mean_over_seeds,
-)
+from fslib.results import load_records, load_scores
 from fslib.runs import Config
 from fslib.study import usual_rate
 from IPython.display import Markdown
@@ -144,8 +140,9 @@ figure = accuracy_bars(results, group="shot", start=20)
 
 # %% tags=["hide-input"]
 sentences = []
+seeds_too = SeedSpread([records[m] for m in methods])
 for shot in (1, 5):
-    difference = compare(records["ce"], records["protonet"], shot)
+    difference = compare(records["ce"], records["protonet"], shot, seeds_too)
     sentences.append(
         f"at {shot} shot " + in_words("CE", "ProtoNet", difference)
     )
@@ -161,14 +158,23 @@ about = (
 Markdown(
     f"Measured over {episodes:,} episodes and {about}: "
     + "; ".join(sentences)
-    + ". Bars start at chance, 20 %."
+    + ". Bars start at chance, 20 %. The intervals of the bars are over "
+    "episodes"
+    + (
+        "; those of the differences also count what a seed does."
+        if seeds_too.degrees
+        else "."
+    )
 )
 
 # %% [markdown]
 # ## Seeds
 #
 # An interval over episodes says how well *this network* is known. Another
-# seed is another network.
+# seed is another network. So wherever two networks are compared, the book
+# measures how far seeds lie apart and counts that in the interval of the
+# difference. Small networks that train for a short time are the worst, as the
+# first table of [BML's ablations](../bml/ablations) shows.
 
 # %% tags=["hide-input"]
 table(

@@ -29,6 +29,7 @@ episodes: int = 2000  # tasks of every score
 import numpy as np
 import pandas as pd
 from fslib.analysis.corruption import corrupt
+from fslib.comparison import compare, mean_over_seeds
 from fslib.data import open_dataset
 from fslib.evaluate import embed_images, evaluate, interval
 from fslib.heads import Head
@@ -37,7 +38,6 @@ from fslib.pages import in_words, show_source, table
 from fslib.plots import interval_plot
 from fslib.plots.images import show_images
 from fslib.plots.style import label_of, use_book_style
-from fslib.results import compare, mean_over_seeds
 from fslib.runs import Config
 from fslib.study import usual_rate
 from IPython.display import Markdown
