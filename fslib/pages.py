@@ -83,6 +83,11 @@ def in_words(first: str, second: str, difference: tuple[float, float], unit: str
     return f"{first} is {abs(mean):.2f} ± {ci95:.2f} {unit} {side} {second}"
 
 
+def shots_in_words(shot: int) -> str:
+    """`1 shot`, `5 shots`."""
+    return f"{shot} shot{'' if shot == 1 else 's'}"
+
+
 def at_each_shot(
     first: str,
     second: str,
@@ -102,7 +107,7 @@ def at_each_shot(
         spread: Of the seeds, which the intervals then count; see `fslib.comparison.compare`.
     """
     return "; ".join(
-        f"at {shot} shot{'' if shot == 1 else 's'} "
+        f"at {shots_in_words(shot)} "
         + in_words(first, second, compare(made, against, shot, spread))
         for shot in shots
     )
@@ -191,7 +196,10 @@ def above_chance(name: str, records: Sequence[Record], shot: int = 1) -> str:
     """
     mean, ci95, _ = mean_over_seeds(records, shot)
     chance = 100 / records[0].episodes["way"]
-    said = f"At {shot} shot {name} reaches {mean:.2f} ± {ci95:.2f} %; guessing gives {chance:.0f} %"
+    said = (
+        f"At {shots_in_words(shot)} {name} reaches {mean:.2f} ± {ci95:.2f} %; guessing gives "
+        f"{chance:.0f} %"
+    )
     if mean < 2 * chance:
         return f"{said}. So short a training says little for or against any of its parts."
     return f"{said}."
@@ -235,14 +243,13 @@ def seeds_in_words(spread: SeedSpread, shots: Sequence[int] = (1, 5)) -> str:
             "move a difference further than that."
         )
     counted = [len(group) for group in spread.groups if len(group) > 1]
-    at = [f"at {shot} shot{'' if shot == 1 else 's'}" for shot in shots]
-    apart = " and ".join(f"{spread.deviation(k):.2f} {w}" for k, w in zip(shots, at, strict=True))
+    apart = " and ".join(f"{spread.deviation(k):.2f} at {shots_in_words(k)}" for k in shots)
     networks = "one network" if len(counted) == 1 else f"{len(counted)} networks"
     alone = " and ".join(f"{spread.half_width(k):.2f}" for k in shots)
     return (
         f"Trained anew from another seed, a network scores differently: by {apart} (standard "
         f"deviation in points, from {sum(counted)} runs of {networks}). So two runs of the "
-        f"*same* network may lie {alone} points apart by chance alone (95 %), and the "
+        f"*same* network may lie up to {alone} points apart by chance alone (95 %), and the "
         "intervals below count this beside the episodes."
     )
 

@@ -37,6 +37,7 @@ from fslib.pages import (
     gains,
     published,
     seeds_in_words,
+    shots_in_words,
     table,
 )
 from fslib.plots import interval_curve, interval_plot, learning_curve
@@ -277,7 +278,7 @@ Markdown(
     "rows; it is the differences that can be held against the paper's. Paper "
     "and here: "
     + "; ".join(
-        f"BML over {label_of(m)} at {shot} shot "
+        f"BML over {label_of(m)} at {shots_in_words(shot)} "
         f"{printed.loc['BML', setting] - printed.loc[row, setting]:+.2f} and "
         + "{:+.2f} ± {:.2f}".format(
             *compare(main["bml"], main[m], shot, spread=spread)

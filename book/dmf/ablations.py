@@ -45,6 +45,7 @@ from fslib.pages import (
     in_words,
     published,
     seeds_in_words,
+    shots_in_words,
     table,
 )
 from fslib.plots import grid_heat, interval_plot
@@ -250,7 +251,7 @@ for shot in shots:
         mean, ci95 = compare(by_groups[best], by_groups[g], shot, spread)
         rivals += [in_groups(g)] if g != best and mean <= ci95 else []
     said.append(
-        f"{in_groups(best)} at {shot} shot, "
+        f"{in_groups(best)} at {shots_in_words(shot)}, "
         + (f"not told apart from {', '.join(rivals)}" if rivals else "alone")
     )
 rows = paper.filter(regex="^DMF groups=", axis=0)

@@ -40,6 +40,7 @@ from fslib.pages import (
     in_words,
     published,
     seeds_in_words,
+    shots_in_words,
     table,
 )
 from fslib.plots import accuracy_bars, interval_curve, interval_plot
@@ -308,7 +309,7 @@ best = {
     for shot in (1, 5)
 }
 lines = [
-    f"At {shot} shot the highest point of the novel classes is m = {m:g}"
+    f"At {shots_in_words(shot)} the highest point of the novel classes is m = {m:g}"
     + (
         ": no margin beats none. "
         if m == 0

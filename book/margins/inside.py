@@ -50,7 +50,7 @@ from fslib.evaluate import (
     paired_difference,
 )
 from fslib.losses.margin import wrong
-from fslib.pages import in_words, table
+from fslib.pages import in_words, shots_in_words, table
 from fslib.plots import interval_curve
 from fslib.plots.images import ranking_panel
 from fslib.plots.style import short_name, use_book_style
@@ -208,7 +208,7 @@ Markdown(
     f"{shares['novel'].min():.2f} to {shares['novel'].max():.2f}. Over 1000 "
     "episodes, "
     + "; ".join(
-        f"at {shot} shot the best of five forced values is {share:g}, and "
+        f"at {shots_in_words(shot)} the best of five forced values is {share:g}, and "
         + in_words(
             "the learned lambda", "it", paired_difference(own[shot], score)
         )

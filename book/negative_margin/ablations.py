@@ -47,6 +47,7 @@ from fslib.pages import (
     in_words,
     published,
     seeds_in_words,
+    shots_in_words,
     table,
 )
 from fslib.plots import grid_heat, interval_curve, interval_plot
@@ -238,7 +239,7 @@ def verdict(kind: str) -> str:
         )
         as_told = best < 0 and novel[0] > novel[1] and base[0] < -base[1]
         lines.append(
-            f"- At {shot} shot the validation classes choose m = {best:g} "
+            f"- At {shots_in_words(shot)} the validation classes choose m = {best:g} "
             "among the margins other than zero. On novel classes "
             + in_words(f"m = {best:g}", "m = 0", novel)
             + "; on base classes "
@@ -256,7 +257,7 @@ for shot in (1, 5):
     line = curve[f"val classes {shot}-shot"]
     base = curve[f"base classes {shot}-shot"]
     text += (
-        f"\n- In the paper, at {shot} shot, the validation classes gain "
+        f"\n- In the paper, at {shots_in_words(shot)}, the validation classes gain "
         f"{line.max() - line[0.0]:.1f} points at m = {line.idxmax():g} and "
         f"the base classes lose {base[0.0] - base.iloc[0]:.1f} at "
         f"m = {base.index[0]:g}"
@@ -481,7 +482,7 @@ for shot in (1, 5):
     lead = compare(margin_alone, knobs[strongest], shot, spread)
     above.append(lead[0] > lead[1])
     lines.append(
-        f"- At {shot} shot, of the other knobs *{strongest}* does best, "
+        f"- At {shots_in_words(shot)}, of the other knobs *{strongest}* does best, "
         "{:+.2f} ± {:.2f} points; ".format(
             *compare(knobs[strongest], plain, shot, spread)
         )

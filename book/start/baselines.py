@@ -36,7 +36,7 @@ from fslib.comparison import SeedSpread, compare, mean_over_seeds
 from fslib.data import open_dataset
 from fslib.measure import measured
 from fslib.methods import ce, protonet
-from fslib.pages import in_words, published, show_source, table
+from fslib.pages import in_words, published, shots_in_words, show_source, table
 from fslib.plots import accuracy_bars, interval_plot, learning_curve
 from fslib.plots.style import use_book_style
 from fslib.results import load_records, load_scores
@@ -144,7 +144,7 @@ seeds_too = SeedSpread([records[m] for m in methods])
 for shot in (1, 5):
     difference = compare(records["ce"], records["protonet"], shot, seeds_too)
     sentences.append(
-        f"at {shot} shot " + in_words("CE", "ProtoNet", difference)
+        f"at {shots_in_words(shot)} " + in_words("CE", "ProtoNet", difference)
     )
 spread = results["seeds"].max()
 about = (
