@@ -309,7 +309,8 @@ best = {
     for shot in (1, 5)
 }
 lines = [
-    f"At {shots_in_words(shot)} the highest point of the novel classes is m = {m:g}"
+    f"At {shots_in_words(shot)} the highest point of the novel classes is "
+    f"m = {m:g}"
     + (
         ": no margin beats none. "
         if m == 0

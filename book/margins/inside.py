@@ -208,7 +208,8 @@ Markdown(
     f"{shares['novel'].min():.2f} to {shares['novel'].max():.2f}. Over 1000 "
     "episodes, "
     + "; ".join(
-        f"at {shots_in_words(shot)} the best of five forced values is {share:g}, and "
+        f"at {shots_in_words(shot)} the best of five forced values is "
+        f"{share:g}, and "
         + in_words(
             "the learned lambda", "it", paired_difference(own[shot], score)
         )

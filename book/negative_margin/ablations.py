@@ -239,8 +239,8 @@ def verdict(kind: str) -> str:
         )
         as_told = best < 0 and novel[0] > novel[1] and base[0] < -base[1]
         lines.append(
-            f"- At {shots_in_words(shot)} the validation classes choose m = {best:g} "
-            "among the margins other than zero. On novel classes "
+            f"- At {shots_in_words(shot)} the validation classes choose "
+            f"m = {best:g} among the margins other than zero. On novel classes "
             + in_words(f"m = {best:g}", "m = 0", novel)
             + "; on base classes "
             + in_words(f"m = {lowest:g}", "m = 0", base)
@@ -482,7 +482,8 @@ for shot in (1, 5):
     lead = compare(margin_alone, knobs[strongest], shot, spread)
     above.append(lead[0] > lead[1])
     lines.append(
-        f"- At {shots_in_words(shot)}, of the other knobs *{strongest}* does best, "
+        f"- At {shots_in_words(shot)}, of the other knobs *{strongest}* does "
+        "best, "
         "{:+.2f} ± {:.2f} points; ".format(
             *compare(knobs[strongest], plain, shot, spread)
         )
