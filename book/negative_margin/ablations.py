@@ -257,7 +257,7 @@ for shot in (1, 5):
     line = curve[f"val classes {shot}-shot"]
     base = curve[f"base classes {shot}-shot"]
     text += (
-        f"\n- In the paper, at {shots_in_words(shot)}, the validation classes gain "
+        f"\n- In the paper, at {shots_in_words(shot)}, validation classes gain "
         f"{line.max() - line[0.0]:.1f} points at m = {line.idxmax():g} and "
         f"the base classes lose {base[0.0] - base.iloc[0]:.1f} at "
         f"m = {base.index[0]:g}"
