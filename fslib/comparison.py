@@ -37,8 +37,9 @@ class SeedSpread:
     """How far runs that differ in nothing but their seed lie apart.
 
     Pooled over groups of such runs, so that rows of one seed can be judged by what the seed did to
-    other rows of the same backbone, data and length of training. Without a group of two seeds
-    nothing is known, and every half-width is zero.
+    other rows of the same backbone, data and length of training. Pooling takes the spread to be
+    the same for all of them. Without a group of two seeds nothing is known, and every half-width is
+    zero.
 
     Attributes:
         groups: Records of each group, one a seed.
