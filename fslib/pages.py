@@ -247,9 +247,9 @@ def seeds_in_words(spread: SeedSpread, shots: Sequence[int] = (1, 5)) -> str:
     networks = "one network" if len(counted) == 1 else f"{len(counted)} networks"
     alone = " and ".join(f"{spread.half_width(k):.2f}" for k in shots)
     return (
-        f"Trained anew from another seed, a network scores differently: by {apart} (pooled standard "
-        f"deviation in points, from {sum(counted)} runs of {networks}). So two runs of the "
-        f"*same* network may lie up to {alone} points apart by chance alone (95 %), and the "
+        f"Trained anew from another seed, a network scores differently: by {apart} (pooled "
+        f"standard deviation in points, from {sum(counted)} runs of {networks}). So two runs of "
+        f"the *same* network may lie up to {alone} points apart by chance alone (95 %), and the "
         "intervals below count this beside the episodes."
     )
 
