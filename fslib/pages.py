@@ -230,6 +230,17 @@ def earned(
     return "no" if worse else "cannot be told"
 
 
+def verdicts(
+    parts: Mapping[str, tuple[Sequence[Record], Sequence[Record]]],
+    shots: Sequence[int] = (1, 5),
+    spread: SeedSpread | None = None,
+) -> pd.DataFrame:
+    """What each part brings, as `gain_table`, and whether it has `earned` its place."""
+    found = gain_table(parts, shots, spread)
+    found["earns its place here"] = [earned(*pair, shots, spread) for pair in parts.values()]
+    return found
+
+
 def seeds_in_words(spread: SeedSpread, shots: Sequence[int] = (1, 5)) -> str:
     """What the seed alone does to an accuracy, and that the intervals of a page count it.
 

@@ -103,6 +103,9 @@ def test_the_spread_of_seeds_is_said_with_what_it_rests_on(two):
 def test_a_part_earns_its_place_beyond_its_interval(monkeypatch, differences, verdict):
     monkeypatch.setattr(pages, "compare", lambda _, __, shot, ___: differences[shot])
     assert pages.earned([], []) == verdict
+    judged = pages.verdicts({"part": ([], [])}).loc[0]
+    shown = {f"{k}-shot": f"{mean:+.2f} ± {ci95:.2f}" for k, (mean, ci95) in differences.items()}
+    assert judged.to_dict() == {"": "part", **shown, "earns its place here": verdict}
 
 
 def test_little_is_claimed_near_chance(two, tmp_path):

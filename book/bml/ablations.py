@@ -31,13 +31,12 @@ from fslib.comparison import SeedSpread, compare, mean_over_seeds
 from fslib.pages import (
     accuracies,
     at_each_shot,
-    earned,
-    gain_table,
     gains,
     in_words,
     published,
     seeds_in_words,
     table,
+    verdicts,
 )
 from fslib.plots import grid_heat, interval_curve, interval_plot
 from fslib.plots.style import use_book_style
@@ -510,13 +509,7 @@ parts = {
     ),
     "the elastic push, on ProtoNet": (pushed, plain),
 }
-
-
-summary = gain_table(parts, spread=spread)
-summary["earns its place here"] = [
-    earned(*pair, spread=spread) for pair in parts.values()
-]
-table(summary)
+table(verdicts(parts, spread=spread))
 
 # %% [markdown]
 # The plain classifier is scored under the same test features. "Yes" means

@@ -172,7 +172,7 @@ Markdown(
     "The paper says that the local view is the better one at one shot and "
     "the global one above. Here local minus global is "
     + ", ".join(
-        f"{mean:+.2f} ± {ci95:.2f} ({shot} shot)"
+        f"{mean:+.2f} ± {ci95:.2f} ({shots_in_words(shot)})"
         for shot, (mean, ci95) in zip(shots, lead)
     )
     + (

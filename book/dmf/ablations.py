@@ -39,7 +39,6 @@ from fslib.pages import (
     above_chance,
     accuracies,
     at_each_shot,
-    earned,
     gain_table,
     gains,
     in_words,
@@ -47,6 +46,7 @@ from fslib.pages import (
     seeds_in_words,
     shots_in_words,
     table,
+    verdicts,
 )
 from fslib.plots import grid_heat, interval_plot
 from fslib.plots.style import use_book_style
@@ -444,16 +444,13 @@ figure = interval_plot(
 )
 
 # %% tags=["hide-input"]
-summary = gain_table(parts, shots, spread=spread)
+summary = verdicts(parts, shots, spread)
 summary["paper, 1 and 5 shot"] = [
     effect("DMF dynamic sampling on", "DMF dynamic sampling off"),
     effect("DMF last pooling removed", "DMF last pooling kept"),
     effect("DMF groups=64", "DMF groups=1"),
     effect("DMF align=ODE", "DMF align=0"),
     effect("DMF align=ODE", "DMF align=1"),
-]
-summary["earns its place here"] = [
-    earned(*p, shots, spread=spread) for p in parts.values()
 ]
 table(summary)
 

@@ -45,6 +45,7 @@ from fslib.pages import (
     gains,
     published,
     seeds_in_words,
+    shots_in_words,
     table,
 )
 from fslib.plots import interval_plot, learning_curve
@@ -267,7 +268,9 @@ for setting, shot in zip(shots, (1, 5)):
         lead, width = rows.loc["DMF", "accuracy"], rows.loc["DMF", "ci95"]
         lead -= rows.loc[rival, "accuracy"]
         width = math.hypot(width, rows.loc[rival, "ci95"])
-        leads.append(f"{lead:.2f} ± {width:.2f} above {rival} ({shot} shot)")
+        leads.append(
+            f"{lead:.2f} ± {width:.2f} above {rival} ({shots_in_words(shot)})"
+        )
 Markdown(
     "In the paper's Table 1, among the methods with ResNet-12, DMF is "
     + ", ".join(leads)

@@ -42,6 +42,7 @@ from fslib.pages import (
     seeds_in_words,
     shots_in_words,
     table,
+    verdicts,
 )
 from fslib.plots import accuracy_bars, interval_curve, interval_plot
 from fslib.plots.style import use_book_style
@@ -556,11 +557,7 @@ parts |= {
     "true names, not shuffled ones": (on_protonet["task-relevant"], shuffled),
     "names in AM3's prototypes": (ends["learned"], ends["1 (images only)"]),
 }
-summary = gain_table(parts, spread=spread)
-summary["earns its place here"] = [
-    earned(*pair, spread=spread) for pair in parts.values()
-]
-table(summary)
+table(verdicts(parts, spread=spread))
 
 # %% [markdown]
 # "Yes" means that a part helps beyond its interval at one number of shots and

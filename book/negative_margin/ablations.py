@@ -41,7 +41,6 @@ from fslib.measure import part_of
 from fslib.pages import (
     accuracies,
     at_each_shot,
-    earned,
     gain_table,
     gains,
     in_words,
@@ -49,6 +48,7 @@ from fslib.pages import (
     seeds_in_words,
     shots_in_words,
     table,
+    verdicts,
 )
 from fslib.plots import grid_heat, interval_curve, interval_plot
 from fslib.plots.style import colour_of, use_book_style
@@ -743,11 +743,7 @@ brought = {
         scored["softmax, m = 0", "l2n"],
     ),
 }
-summary = gain_table(brought, spread=spread)
-summary["earns its place here"] = [
-    earned(*pair, spread=spread) for pair in brought.values()
-]
-table(summary)
+table(verdicts(brought, spread=spread))
 
 # %% [markdown]
 # "Yes" means that a part helps beyond its interval at one number of shots

@@ -34,14 +34,13 @@ from fslib.methods.scl import LOSSES, ContrastiveDistillation, loss_row
 from fslib.pages import (
     accuracies,
     at_each_shot,
-    earned,
-    gain_table,
     gains,
     in_words,
     published,
     seeds_in_words,
     show_source,
     table,
+    verdicts,
 )
 from fslib.plots import interval_curve, interval_plot
 from fslib.plots.contrast import COLOURS
@@ -589,11 +588,7 @@ summary = {
         hosts["ProtoNet"],
     ),
 }
-verdicts = gain_table(summary, spread=spread)
-verdicts["earns its place here"] = [
-    earned(*pair, spread=spread) for pair in summary.values()
-]
-table(verdicts)
+table(verdicts(summary, spread=spread))
 
 # %% [markdown]
 # "Yes" means that a part helps beyond its interval at one number of shots
