@@ -163,7 +163,7 @@ def conv4(
 ) -> Backbone:
     """Four convolutions of 64 filters (Snell et al. 2017); features are the flattened map.
 
-    Finn et al. (2017) take 32: `conv4_32`, the quick network of this book's ablations.
+    Finn et al. (2017) take 32: `conv4_32`, the quick network of this book.
 
     Args:
         width: Channels.

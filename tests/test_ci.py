@@ -107,6 +107,7 @@ def test_profiles_hold_the_agreed_parameters(name):
         seeds=list,
         episodes=int,
         dense=bool,
+        per_class=int,
     )
 
 

@@ -17,7 +17,7 @@
 # %% tags=["parameters"]
 profile: str = "quick"  # which profile these values belong to
 dataset: str = "glyphs"  # trained and scored on
-backbone: str = "conv4"  # conv4, resnet12_slim or resnet12
+backbone: str = "conv4_32"  # conv4_32, conv4, resnet12_slim, resnet12
 epochs: int = 3  # passes over the training images
 augment: str = "none"  # mirrored letters would be other letters
 seeds: list = [0]  # one run each

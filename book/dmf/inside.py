@@ -18,7 +18,7 @@
 # %% tags=["parameters"]
 profile: str = "quick"  # which profile these values belong to
 dataset: str = "glyphs"  # trained and looked at
-backbone: str = "conv4"  # conv4, resnet12_slim or resnet12
+backbone: str = "conv4_32"  # conv4_32, conv4, resnet12_slim, resnet12
 epochs: int = 3  # passes over the training images
 ablation_backbone: str = "conv4_32"  # of the models with 0, 1, 2 alignments
 ablation_epochs: int = 2  # passes over the images for these
@@ -26,7 +26,7 @@ augment: str = "none"  # mirrored letters would be other letters
 seeds: list = [0]  # the first one is looked at
 dense: bool = False  # train the model with two alignments, too
 classes: int = 10  # in each t-SNE picture
-per_class: int = 40  # points of each class
+per_class: int = 20  # points of each class
 
 # %%
 import matplotlib.pyplot as plt

@@ -16,13 +16,13 @@
 # %% tags=["parameters"]
 profile: str = "quick"  # which profile these values belong to
 dataset: str = "glyphs"  # trained and looked at
-backbone: str = "conv4"  # conv4, resnet12_slim or resnet12
+backbone: str = "conv4_32"  # conv4_32, conv4, resnet12_slim, resnet12
 epochs: int = 3  # passes over the training images
 augment: str = "none"  # mirrored letters would be other letters
 seeds: list = [0]  # the first one is looked at
 penalty: float = 1.0  # holds the learned margins back
 classes: int = 10  # in each t-SNE picture
-per_class: int = 40  # points of each class
+per_class: int = 20  # points of each class
 
 # %%
 import matplotlib.pyplot as plt

@@ -18,7 +18,7 @@
 # %% tags=["parameters"]
 profile: str = "quick"  # which profile these values belong to
 dataset: str = "glyphs"  # trained and looked at
-backbone: str = "conv4"  # of the networks beside the baselines
+backbone: str = "conv4_32"  # of the networks beside the baselines
 epochs: int = 3  # passes over the training images
 ablation_backbone: str = "conv4_32"  # of the sweep over the margin
 ablation_epochs: int = 2  # passes over the training images, sweep
@@ -26,7 +26,7 @@ augment: str = "none"  # mirrored letters would be other letters
 seeds: list = [0]  # the first one is looked at
 dense: bool = False  # all 13 margins
 classes: int = 10  # in each t-SNE picture
-per_class: int = 40  # points of each class
+per_class: int = 20  # points of each class
 plane_classes: int = 6  # base classes of the two-dimensional networks
 plane_epochs: int = 12  # passes over their images
 

@@ -19,14 +19,14 @@
 # %% tags=["parameters"]
 profile: str = "quick"  # which profile these values belong to
 dataset: str = "glyphs"  # trained and looked at
-backbone: str = "conv4"  # conv4, resnet12_slim or resnet12
+backbone: str = "conv4_32"  # conv4_32, conv4, resnet12_slim, resnet12
 epochs: int = 3  # passes over the training images
 augment: str = "none"  # mirrored letters would be other letters
 seeds: list = [0]  # the first one is looked at
 pools: list = [True, True, True, False]  # which blocks halve their map
 share: float = 0.5  # of the epochs where every image comes in two views
 classes: int = 10  # in each t-SNE picture
-per_class: int = 30  # points of each class there
+per_class: int = 20  # points of each class there
 place: list = [1, 2]  # row and column of the location that is asked
 
 # %%

@@ -19,7 +19,7 @@
 profile: str = "quick"  # which profile these values belong to
 dataset: str = "glyphs"  # trained and scored on
 transfer: str = ""  # a second set for the cross-domain score, "" for none
-backbone: str = "conv4"  # conv4, resnet12_slim or resnet12
+backbone: str = "conv4_32"  # conv4_32, conv4, resnet12_slim, resnet12
 epochs: int = 3  # passes over the training images
 augment: str = "none"  # mirrored letters would be other letters
 seeds: list = [0]  # one run each
@@ -290,6 +290,6 @@ Markdown(
 #
 # ## Try it
 #
-# 1. `papermill -p backbone conv4 -p epochs 1` this page: do the heads rank
-#    the same after one epoch?
+# 1. `papermill -p epochs 1` this page: do the heads rank the same after one
+#    epoch?
 # 2. Add a head of your own to `fslib.heads.HEADS` and to `tried`.
