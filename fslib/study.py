@@ -24,8 +24,9 @@ def usual_rate(method: str, dataset: str) -> float:
     """The learning rate that this book trains a method with: 0.1 for all, as most papers do.
 
     On the built-in letters a short training at 0.1 leaves near chance the methods that compare by
-    squared distances, and the one whose loss multiplies its gradients by a scale of 5 or 30. They
-    get a smaller rate there, chosen on the validation classes.
+    squared distances, and the one whose loss multiplies its gradients by a scale of 5 or 30: they
+    get a smaller rate there. Plain classifiers gain from a larger one. Both were chosen on the
+    validation classes.
 
     Args:
         method: A key of `fslib.methods.METHODS`.
@@ -36,6 +37,8 @@ def usual_rate(method: str, dataset: str) -> float:
             return 0.01
         if method in ("bml", "negative_margin"):
             return 0.02
+        if method in ("ce", "scl"):
+            return 0.2
     return 0.1
 
 

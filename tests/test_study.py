@@ -55,12 +55,14 @@ def test_a_look_inside_opens_the_network_that_was_scored(study):
     assert all(torch.equal(a, b) for a, b in zip(weights, again, strict=True))
 
 
-def test_the_usual_rate_is_smaller_only_for_distances_on_the_letters():
+def test_the_usual_rate_differs_only_on_the_letters():
     assert usual_rate("protonet_traml", "glyphs_small") == usual_rate("protonet", "glyphs") == 0.01
     assert usual_rate("bml", "glyphs") == 0.02
+    assert usual_rate("ce", "glyphs") == usual_rate("scl", "glyphs") == 0.2
+    assert usual_rate("dmf", "glyphs") == 0.1
     assert {usual_rate(m, "cifar_fs") for m in ("bml", "protonet", "ce")} == {0.1}
     study = Study("glyphs", "conv4", 1)
-    assert study.config("protonet").lr == 0.01 and study.config("ce").lr == 0.1
+    assert study.config("protonet").lr == 0.01 and study.config("ce").lr == 0.2
     assert study.but(training={"lr": 0.5}).config("protonet").lr == 0.5
     same = Config("protonet", dataset="cifar_fs", backbone="conv4", epochs=1)
     of_study = Study("cifar_fs", "conv4", 1).config("protonet")

@@ -59,8 +59,8 @@ Markdown(
     "All three take the learning rate of BML's released code, 0.1."
     if set(rates.values()) == {0.1}
     else "BML's released code takes a learning rate of 0.1. On the drawn "
-    "letters that leaves whatever compares by squared distances near chance "
-    "on the validation classes, so here the rates are "
+    "letters that leaves whatever compares by squared distances near chance; "
+    "chosen on the validation classes, the rates here are "
     + ", ".join(f"{rate:g} ({label_of(m)})" for m, rate in rates.items())
     + "."
 )
