@@ -37,7 +37,7 @@ def usual_rate(method: str, dataset: str) -> float:
             return 0.01
         if method in ("bml", "negative_margin"):
             return 0.02
-        if method in ("ce", "scl"):
+        if method == "ce" or method.startswith("scl"):
             return 0.2
     return 0.1
 
