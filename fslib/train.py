@@ -182,6 +182,7 @@ def _curve_point(method: Method, images: ImageSet) -> dict[str, float]:
     small = images.subset(per_class=CURVE_PER_CLASS)
     maps = embed_images(method, small)
     point = {}
+    method.eval()  # a score can have parts that drop features in training, as AM3's has
     for shot in (1, 5):
         query = min(15, int(small.counts.min()) - shot)
         if query < 1 or small.classes < 2:
@@ -189,6 +190,7 @@ def _curve_point(method: Method, images: ImageSet) -> dict[str, float]:
         way = min(5, small.classes)
         scores = evaluate(method, small, shot, way, query, CURVE_EPISODES, maps=maps)
         point[f"val_{shot}_shot"] = scores.mean
+    method.train()
     return point
 
 

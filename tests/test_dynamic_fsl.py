@@ -89,7 +89,7 @@ def test_stage_one_with_the_task_relevant_margin_goes_by_class_number():
     logits = method.compare(z, method.weight)
     table = method.margin.table(method.similarity)
     expected = functional.cross_entropy(add_margins(logits, batch.labels, table), batch.labels)
-    expected = expected + 0.1 * table.square().sum() / 30
+    expected = expected + method.margin.penalty * table.square().sum() / 30
     torch.testing.assert_close(made["loss"], expected)
     assert made["mean_margin"] > 0
 

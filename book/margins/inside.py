@@ -247,7 +247,8 @@ Markdown(
         f"{silhouette_change(tight, f'{name} + TRAML', name)}."
         for name in ("ProtoNet", "AM3")
     )
-    + " A wider strait would be a rise."
+    + " A wider strait would be a rise. Each is one network: the intervals do "
+    "not count what another seed would do, here and below."
 )
 
 # %% [markdown]

@@ -174,7 +174,7 @@ show_source(ClassMargin.forward)
 # %% [markdown]
 # The **generator** $G$ is two times linear, batch normalisation, ReLU, and
 # its batch is one row for each class $y$ of an episode. The paper does not
-# give its width; here it is 16.
+# give its width; here it is 64, more than the 19 numbers that go in.
 
 # %%
 show_source(TaskMargin)

@@ -307,7 +307,8 @@ Markdown(text)
 # old classes that are asked about later, stage 2 learns to write new
 # vectors, once for every number $n$ of shots. The margin is in both losses;
 # all base classes are in every episode, so its "task" is always the same and
-# each class has its fixed row of the table. One seed.
+# each class has its fixed row of the table. One network with the margin and
+# one without; what another seed would do, the intervals do not count.
 #
 # Three ways of counting: **novel**, new images among new classes only;
 # **all**, old and new images among all classes; **all with prior**, the
@@ -404,6 +405,7 @@ def told(count: str) -> str:
 
 
 plain = both["dynamic_fsl"]
+end = both["dynamic_fsl_traml"]["generalised_novel"][0].history[-1]
 joint = accuracies(
     {kind: plain[f"generalised_{kind}_joint"] for kind in ("base", "novel")},
     (first, final),
@@ -411,7 +413,15 @@ joint = accuracies(
 Markdown(
     f"{told('novel')}\n{told('all')}\n\n"
     "The interval is over draws of the support; the images that are asked "
-    "about stay. What 'all' hides, without the margin: "
+    "about stay. At the end of stage 1 the mean margin is "
+    f"{end['mean_margin']:.3f}, beside a median gap of {end['gap']:.1f} between "
+    "true and best wrong logit"
+    + (
+        ": so small a margin has little to act with"
+        if end["mean_margin"] < 0.1 * end["gap"]
+        else ""
+    )
+    + ". What 'all' hides, without the margin: "
     + "; ".join(
         f"at n = {n}, {joint.loc['base', f'{n}-shot']} % of the old images are "
         f"right and {joint.loc['novel', f'{n}-shot']} % of the new ones"

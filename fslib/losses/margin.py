@@ -133,7 +133,7 @@ class TaskMargin(nn.Module):
 
     Args:
         way: Classes of a task; G maps the way - 1 similarities of a class to as many margins.
-        hidden: Width of G.
+        hidden: Width of G; narrower than way - 1 it could not even hand its inputs on.
         order: How the similarities are lined up. `literal`: by the number of the class in the
             task, so shuffling the classes changes the margins; `sorted`: most similar first;
             `shared`: one network for every pair, fed with its similarity and the row's mean,
@@ -142,7 +142,7 @@ class TaskMargin(nn.Module):
     """
 
     def __init__(
-        self, way: int, hidden: int = 16, order: str = "literal", activation: str = "relu"
+        self, way: int, hidden: int = 64, order: str = "literal", activation: str = "relu"
     ) -> None:
         super().__init__()
         last = {"relu": nn.ReLU, "softplus": nn.Softplus}
@@ -244,9 +244,10 @@ class MarginLoss(nn.Module):
         kind: One of `KINDS`; `none` is plain cross-entropy.
         way: Classes of a task.
         mode: One of `MODES`; of no meaning where nothing is learned.
-        penalty: Weight of the mean squared margin, for `reversal`. In balance a margin is
-            (way - 1) x (chance of that wrong class) / (2 x penalty); below a penalty of about
-            (way - 1) / 20 a wide margin confuses its pair further and the margins run away.
+        penalty: Weight of the mean squared margin, for `reversal`; (way - 1) / 19 where None, 1
+            for 20 classes. In balance a margin is (way - 1) x (chance of that wrong class) /
+            (2 x penalty); below a penalty of about (way - 1) / 20 a wide margin confuses its pair
+            further and the margins run away.
         floor: Smallest margin, for `floor`.
         size: Of the naive (default 1), angular (0.3 radians) or cosine margin (0.1).
         **options: Of `ClassMargin` or `TaskMargin`.
@@ -260,7 +261,7 @@ class MarginLoss(nn.Module):
         kind: str,
         way: int,
         mode: str = "reversal",
-        penalty: float = 0.1,
+        penalty: float | None = None,
         floor: float = 0.5,
         size: float | None = None,
         **options: Any,
@@ -271,7 +272,8 @@ class MarginLoss(nn.Module):
                 f"a margin is one of {', '.join(KINDS)}, trained {', '.join(MODES)}, "
                 f"not {kind!r} and {mode!r}"
             )
-        self.kind, self.mode, self.penalty, self.floor = kind, mode, penalty, floor
+        self.kind, self.mode, self.floor = kind, mode, floor
+        self.penalty = (way - 1) / 19 if penalty is None else penalty
         default = {"angular": 0.3, "cosine": 0.1}.get(kind, 1.0)
         self.size = default if size is None else size
         if kind == "naive":
