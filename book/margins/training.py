@@ -414,8 +414,8 @@ Markdown(
     f"{told('novel')}\n{told('all')}\n\n"
     "The interval is over draws of the support; the images that are asked "
     "about stay. At the end of stage 1 the mean margin is "
-    f"{end['mean_margin']:.3f}, beside a median gap of {end['gap']:.1f} between "
-    "true and best wrong logit"
+    f"{end['mean_margin']:.3f}, beside a median gap of {end['gap']:.1f} "
+    "between true and best wrong logit"
     + (
         ": so small a margin has little to act with"
         if end["mean_margin"] < 0.1 * end["gap"]
