@@ -304,13 +304,15 @@ def costs(groups: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
         groups: Name of the row to its records, one a seed.
 
     Returns:
-        Columns "", images seen, core-minutes and images a core-second (validation not counted).
+        Columns "", images seen, precision of the arithmetic, core-minutes and images a core-second
+        (validation not counted).
     """
     facts = {name: records[0].facts for name, records in groups.items()}
     return pd.DataFrame(
         {
             "": list(facts),
             "images seen": [f"{f['images_seen']:,}" for f in facts.values()],
+            "precision": [f["precision"] for f in facts.values()],
             "core-minutes": [f["cpu_seconds"] / 60 for f in facts.values()],
             "images a core-second": [f["images_seen"] / f["cpu_seconds"] for f in facts.values()],
         }

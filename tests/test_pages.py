@@ -143,13 +143,15 @@ def test_differences_of_other_episodes_are_refused(tmp_path, two):
 
 def test_costs_are_the_facts_of_the_first_seed(tmp_path):
     record = dataclasses.replace(
-        recorded(tmp_path, 0), facts={"images_seen": 6000, "cpu_seconds": 120.0}
+        recorded(tmp_path, 0),
+        facts={"images_seen": 6000, "cpu_seconds": 120.0, "precision": "32-true"},
     )
-    dearer = dataclasses.replace(record, facts={"images_seen": 1, "cpu_seconds": 1.0})
+    dearer = dataclasses.replace(record, facts=record.facts | {"cpu_seconds": 1.0})
     (row,) = pages.costs({"CE": [record, dearer]}).to_dict("records")
     assert row == {
         "": "CE",
         "images seen": "6,000",
+        "precision": "32-true",
         "core-minutes": 2.0,
         "images a core-second": 50.0,
     }

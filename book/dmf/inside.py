@@ -100,8 +100,8 @@ level = [name for name in value.index[level] if name != top]
 Markdown(
     f"On novel classes {top} has the highest silhouette"
     + (f"; its interval meets that of {' and '.join(level)}" if level else "")
-    + ". DMF compares by a product in which a long feature has a loud voice; "
-    "tight clouds are not what it is trained for."
+    + ". DMF compares by a product in which a long feature has a loud voice, "
+    "so nothing in its loss asks for tight clouds."
 )
 
 # %% [markdown]
@@ -240,9 +240,9 @@ Markdown(
     f"read zero; of a window that stays it would be {resting:.1%}, all at "
     "the border. Averaged over all pairs and positions, the offset of a cell "
     f"of the window is still {fixed:.2f} cells long: that part is a habit, "
-    "not a look at the pair. With a partner of another class an offset "
-    f"changes by {turns:.0%} of the mean length. The convolution is linear: "
-    "an offset is a query's part plus a prototype's part, and only the "
+    "not a look at the pair. From a partner of the same class to one of "
+    f"another an offset changes by {turns:.0%} of the mean length. The "
+    "convolution is linear: an offset is a query's part plus a prototype's part, and only the "
     "second can change with the partner."
 )
 
@@ -348,25 +348,28 @@ figure = heatmap_overlay(images, shown, list(models), title)
 
 # %% [markdown]
 # How much does the gain of a model differ over positions, groups and pairs?
-# Each column below is the standard deviation over one of them, after a mean
-# over the two others. What the groups differ by in *all* pairs and places is
+# *Over positions* is the standard deviation within a pair after a mean over
+# groups, *over groups* after a mean over positions; both are means over pairs.
+# What the groups differ by in *all* pairs and places is
 # no look at the pair: a fixed list of channel weights, which any layer could
 # have learned.
 
 # %%
-rows, told = [], {}
+rows, told, leads = [], {}, {}
 for name, each in models.items():
     q, *others = trios[name]
     same, other = (align_pairs(each, q, s) for s in others)
     gain = each.metafilter.gain(same.filters)  # (pairs, h, w, groups)
     told[name] = interval((same.gain - other.gain).mean((1, 2)))
-    over_groups = gain.mean((1, 2)).std(1, correction=0).mean()
+    over_groups = gain.mean((1, 2)).std(1, correction=0)
+    over_places = same.gain.flatten(1).std(1, correction=0)
+    leads[name] = interval(over_groups - over_places)
     rows.append(
         {
             "": name,
             "mean gain": float(gain.mean()),
-            "over positions": float(same.gain.flatten(1).std(1).mean()),
-            "over groups": float(over_groups),
+            "over positions": float(over_places.mean()),
+            "over groups": float(over_groups.mean()),
             "of it in all pairs": float(gain.mean((0, 1, 2)).std(correction=0)),
             "over pairs": float(same.gain.mean((1, 2)).std()),
             "same - another class": "{:+.4f} ± {:.4f}".format(*told[name]),
@@ -377,6 +380,7 @@ table(rows, digits=3)
 # %% tags=["hide-input"]
 ode = next(row for row in rows if row[""] == "ODE")
 gap, width = told["ODE"]
+lead, about = leads["ODE"]
 Markdown(
     "The paper (Fig. 1) argues that positions alone are not enough and "
     "channels have to be weighed. In the ODE model the gain differs by "
@@ -384,11 +388,15 @@ Markdown(
     "of it a fixed list for all pairs, and by "
     f"{ode['over positions']:.3f} over positions: "
     + (
-        "more over groups"
-        if ode["over groups"] > ode["over positions"]
+        "the two are not told apart"
+        if abs(lead) <= about
+        else "more over groups"
+        if lead > 0
         else "more over positions"
     )
-    + ". With a partner of the same class the mean gain is "
+    + f" ({lead:+.3f} ± {about:.3f} over pairs; the mean over a few groups "
+    "leaves more chance in the places than that over many places in the "
+    "groups). With a partner of the same class the mean gain is "
     + (
         "not told apart from that with another"
         if abs(gap) <= width

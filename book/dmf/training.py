@@ -293,12 +293,17 @@ table(cost, digits=1)
 # %% tags=["hide-input"]
 speed = cost.set_index("")["images a core-second"]
 Markdown(
-    "As these runs were made, an image cost DMF "
-    f"{speed['ProtoNet (same maps)'] / speed['DMF']:.1f} times as much as "
-    "ProtoNet on the same maps and "
-    f"{speed['ProtoNet'] / speed['DMF']:.1f} times as much as ProtoNet on "
-    "its own maps, the learning curve not counted. The head is the fast one "
-    "of the method page."
+    (
+        "As these runs were made, an image cost DMF "
+        f"{speed['ProtoNet (same maps)'] / speed['DMF']:.1f} times as much as "
+        "ProtoNet on the same maps and "
+        f"{speed['ProtoNet'] / speed['DMF']:.1f} times as much as ProtoNet on "
+        "its own maps, the learning curve not counted. "
+        if cost["precision"].nunique() == 1
+        else "The rows were not all computed with the same precision, so their "
+        "speeds cannot be compared; `benchmarks/` holds a fair comparison. "
+    )
+    + "The head is the fast one of the method page."
 )
 
 # %% [markdown]

@@ -36,7 +36,8 @@ from fslib.methods.base import Batch, Episodic, Method
 class DynamicMetaFilter(Method):
     """Few-shot classification with a filter for each pair of query and way.
 
-    Defaults follow the released code where it differs from the paper.
+    Defaults follow the released code where it differs from the paper, except that the score maps
+    have no border (`border_compat`).
 
     Args:
         backbone: Images to maps; the paper leaves out the last pooling, 11 x 11 cells at 84 pixels.
