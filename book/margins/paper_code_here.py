@@ -281,11 +281,11 @@ Markdown(
         "So a positive alpha after joint training says where it *started* and "
         "how slowly it was trained, not that like names need wide margins.\n\n"
         if slow[0] > 0
-        else "A positive alpha after joint training would need a slower rate or "
-        "a shorter training yet.\n\n"
+        else "A positive alpha after joint training would need a slower rate "
+        "or a shorter training yet.\n\n"
     )
-    + "Reversal can answer the question, since there a margin settles where its "
-    f"pair is confused: from a start at 1 and at -1 alpha comes to {up:.2f} "
+    + "Reversal can answer the question, since there a margin settles where "
+    f"its pair is confused: from a start at 1 and at -1 alpha comes to {up:.2f} "
     f"and {down:.2f}. "
     + (
         "It is positive from both sides: here classes with like names *are* "

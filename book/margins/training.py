@@ -476,12 +476,17 @@ table(cost, digits=1)
 # %% tags=["hide-input"]
 speed = dict(zip(main, cost["images a core-second"]))
 Markdown(
-    "Beside its host, "
-    + " and ".join(
-        f"{label_of(m)} trains at "
-        f"{100 * speed[m] / speed[m.removesuffix('_traml')]:.0f} % of the "
-        f"speed of {label_of(m.removesuffix('_traml'))}"
-        for m in ("protonet_traml", "am3_traml")
+    (
+        "Beside its host, "
+        + " and ".join(
+            f"{label_of(m)} trains at "
+            f"{100 * speed[m] / speed[m.removesuffix('_traml')]:.0f} % of the "
+            f"speed of {label_of(m.removesuffix('_traml'))}"
+            for m in ("protonet_traml", "am3_traml")
+        )
+        if cost["precision"].nunique() == 1
+        else "The rows were not all computed with the same precision, so their "
+        "speeds cannot be compared"
     )
     + ". Runs share their machine with others, so these speeds are rough. By "
     "itself the margin is a table of a few hundred numbers an episode; "
