@@ -242,8 +242,8 @@ Markdown(
     f"of the window is still {fixed:.2f} cells long: that part is a habit, "
     "not a look at the pair. From a partner of the same class to one of "
     f"another an offset changes by {turns:.0%} of the mean length. The "
-    "convolution is linear: an offset is a query's part plus a prototype's part, "
-    "and only the "
+    "convolution is linear: an offset is a query's part plus a prototype's "
+    "part, and only the "
     "second can change with the partner."
 )
 

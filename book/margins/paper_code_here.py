@@ -285,8 +285,8 @@ Markdown(
         "or a shorter training yet.\n\n"
     )
     + "Reversal can answer the question, since there a margin settles where "
-    f"its pair is confused: from a start at 1 and at -1 alpha comes to {up:.2f} "
-    f"and {down:.2f}. "
+    "its pair is confused: from a start at 1 and at -1 alpha comes to "
+    f"{up:.2f} and {down:.2f}. "
     + (
         "It is positive from both sides: here classes with like names *are* "
         "confused more. "
