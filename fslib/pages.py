@@ -253,15 +253,22 @@ def seeds_in_words(spread: SeedSpread, shots: Sequence[int] = (1, 5)) -> str:
             "Every network has one seed, so intervals count the episodes alone: another seed may "
             "move a difference further than that."
         )
-    counted = [len(group) for group in spread.groups if len(group) > 1]
+    several = [group for group in spread.groups if len(group) > 1]
     apart = " and ".join(f"{spread.deviation(k):.2f} at {shots_in_words(k)}" for k in shots)
-    networks = "one network" if len(counted) == 1 else f"{len(counted)} networks"
+    networks = "one network" if len(several) == 1 else f"{len(several)} networks"
     alone = " and ".join(f"{spread.half_width(k):.2f}" for k in shots)
+    precisions = {record.facts["precision"] for group in several for record in group}
     return (
         f"Trained anew from another seed, a network scores differently: by {apart} (pooled "
-        f"standard deviation in points, from {sum(counted)} runs of {networks}). So two runs of "
-        f"the *same* network may lie up to {alone} points apart by chance alone (95 %), and the "
-        "intervals below count this beside the episodes."
+        f"standard deviation in points, from {sum(map(len, several))} runs of {networks}). So two "
+        f"runs of the *same* network may lie up to {alone} points apart by chance alone (95 %), "
+        "and the intervals below count this beside the episodes."
+        + (
+            f" Some of these runs were computed in {' and some in '.join(sorted(precisions))}; "
+            "what that does to a run is part of the number."
+            if len(precisions) > 1
+            else ""
+        )
     )
 
 

@@ -26,6 +26,7 @@ def recorded(root, shift: int, seed: int = 0, method: str = "ce") -> Record:
         episodes={"way": 5, "query": 15, "episodes": 30, "seed": 0},
         accuracy=summary(scores),
         evaluated_digest="abc",
+        facts={"precision": "32-true"},
     )
     return save_record(record, scores, root)
 
@@ -88,6 +89,10 @@ def test_the_spread_of_seeds_is_said_with_what_it_rests_on(two):
     assert "from 2 runs of one network)" in said
     assert f"{spread.deviation(1):.2f} at 1 shot and {spread.deviation(5):.2f} at 5 shots" in said
     assert f"{spread.half_width(1):.2f} and {spread.half_width(5):.2f} points apart" in said
+    assert "Some of these runs" not in said
+    half = dataclasses.replace(one, facts=one.facts | {"precision": "bf16-mixed"})
+    said = pages.seeds_in_words(SeedSpread([[half, *spread.groups[0][1:]]]))
+    assert "computed in 32-true and some in bf16-mixed; what" in said
     assert pages.seeds_in_words(SeedSpread([[one]])).startswith("Every network has one seed")
 
 
