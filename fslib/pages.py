@@ -41,10 +41,10 @@ def table(rows: pd.DataFrame | Sequence[dict[str, Any]], digits: int = 2) -> HTM
         rows: A frame, or one dictionary a row.
         digits: Decimals of plain numbers.
     """
-    frame = pd.DataFrame(rows)
-    return HTML(
-        frame.to_html(index=False, border=0, na_rep="", float_format=f"{{:.{digits}f}}".format)
+    shown = pd.DataFrame(rows).to_html(
+        index=False, border=0, na_rep="", float_format=f"{{:.{digits}f}}".format
     )
+    return HTML(shown.replace(" ± ", "&nbsp;±&nbsp;"))  # a number stays with its interval
 
 
 def published(dataset: str, settings: Sequence[str] = (), paper: str | None = None) -> pd.DataFrame:

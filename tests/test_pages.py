@@ -146,6 +146,11 @@ def test_differences_of_other_episodes_are_refused(tmp_path, two):
         pages.gains({"": (two[0], [other])})
 
 
+def test_a_number_of_a_table_stays_with_its_interval():
+    shown = pages.table([{"": "CE", "1-shot": "50.00 ± 0.20", "shots": 1.0}], digits=1).data
+    assert "<td>50.00&nbsp;±&nbsp;0.20</td>" in shown and "<td>1.0</td>" in shown
+
+
 def test_costs_are_the_facts_of_the_first_seed(tmp_path):
     record = dataclasses.replace(
         recorded(tmp_path, 0),
