@@ -314,12 +314,12 @@ Markdown(
         )
         for name in ("CE", "CE, two views", "CE + GC")
     )
-    + ". Plain CE has seen no image with its colours changed before it meets "
-    "such copies; the other rows have. "
+    + ". "
     + (
         "Training changes no image here, so the five copies are equal. "
         if augment == "none"
-        else ""
+        else "Plain CE has seen no image with its colours changed before it "
+        "meets such copies; the other rows have. "
     )
     + "The next page takes this test apart."
 )
