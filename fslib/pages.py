@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -302,6 +302,20 @@ def beside_published(
         for name, records in groups.items()
     ]
     return pd.concat([printed, pd.DataFrame(ours)])
+
+
+def mixed_precision(records: Iterable[Record]) -> str:
+    """What to say of speeds that were not measured in the same arithmetic; "" where they were.
+
+    Args:
+        records: Those whose speeds are compared.
+    """
+    if len({record.facts["precision"] for record in records}) < 2:
+        return ""
+    return (
+        "These rows were not all computed with the same precision, so their speeds cannot be "
+        "compared; `benchmarks/` holds a fair comparison. "
+    )
 
 
 def costs(groups: Mapping[str, Sequence[Record]]) -> pd.DataFrame:

@@ -25,8 +25,8 @@ def usual_rate(method: str, dataset: str) -> float:
 
     On the built-in letters a short training at 0.1 leaves near chance the methods that compare by
     squared distances, and the one whose loss multiplies its gradients by a scale of 5 or 30: they
-    get a smaller rate there. Plain classifiers gain from a larger one. Both were chosen on the
-    validation classes.
+    get a smaller rate there. Plain classifiers and SCL gain from a larger one. The rates were
+    chosen on the validation classes (a student of SCL takes its teacher's).
 
     Args:
         method: A key of `fslib.methods.METHODS`.

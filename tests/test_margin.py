@@ -250,3 +250,11 @@ def test_cosines_without_a_scale_keep_the_loss_up(others, least):
     """Five ways, the right one at cosine 1: the others opposite, or corners of a simplex."""
     cosines = torch.tensor([[1.0, *[others] * 4]])
     assert loss(cosines).item() == pytest.approx(least, abs=1e-3)
+
+
+def test_the_defaults_keep_learned_margins_from_running_away():
+    """The penalty grows with the task; the generator is no narrower than what goes in."""
+    assert MarginLoss("task", 20).penalty == 1.0
+    assert MarginLoss("task", 64).penalty == 63 / 19
+    assert MarginLoss("task", 20, penalty=0.1).penalty == 0.1
+    assert TaskMargin(20).generator[0].weight.shape == (64, 19)

@@ -12,6 +12,7 @@ from torch.nn import functional
 from fslib.losses.margin import word_similarity
 from fslib.methods import METHODS, Batch, build_method
 from fslib.methods.margin_protonet import class_words
+from fslib.train import _curve_point
 
 FORM = {"way": 4, "shot": 2, "query": 3, "count": 2}
 
@@ -256,3 +257,13 @@ def test_missing_words_are_named():
 def test_wrong_options_are_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
         build_method(name, **SMALL, **options)
+
+
+def test_the_learning_curve_of_am3_is_scored_without_dropout():
+    """Its score runs the networks of the words; twice the same, and training goes on after."""
+    method, images = ready("am3", dropout=0.5).train(), named()
+    with torch.no_grad():  # lambda of one half: with dropout the words would move the prototypes
+        method.from_words[3].weight.mul_(10)
+    points = [_curve_point(method, images) for _ in range(4)]
+    assert points[0].keys() == {"val_1_shot"} and all(point == points[0] for point in points)
+    assert method.training

@@ -151,6 +151,13 @@ def test_a_number_of_a_table_stays_with_its_interval():
     assert "<td>50.00&nbsp;±&nbsp;0.20</td>" in shown and "<td>1.0</td>" in shown
 
 
+def test_speeds_of_unlike_arithmetic_are_not_compared(two):
+    (one,), (other,) = two
+    assert pages.mixed_precision([one, other]) == ""
+    half = dataclasses.replace(other, facts={"precision": "bf16-mixed"})
+    assert "cannot be compared" in pages.mixed_precision(iter([one, half]))
+
+
 def test_costs_are_the_facts_of_the_first_seed(tmp_path):
     record = dataclasses.replace(
         recorded(tmp_path, 0),

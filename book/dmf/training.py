@@ -43,6 +43,7 @@ from fslib.pages import (
     beside_published,
     costs,
     gains,
+    mixed_precision,
     published,
     seeds_in_words,
     shots_in_words,
@@ -294,14 +295,12 @@ table(cost, digits=1)
 speed = cost.set_index("")["images a core-second"]
 Markdown(
     (
-        "As these runs were made, an image cost DMF "
+        mixed_precision(made[0] for made in everyone.values())
+        or "As these runs were made, an image cost DMF "
         f"{speed['ProtoNet (same maps)'] / speed['DMF']:.1f} times as much as "
         "ProtoNet on the same maps and "
         f"{speed['ProtoNet'] / speed['DMF']:.1f} times as much as ProtoNet on "
         "its own maps, the learning curve not counted. "
-        if cost["precision"].nunique() == 1
-        else "The rows were not all computed with the same precision, so their "
-        "speeds cannot be compared; `benchmarks/` holds a fair comparison. "
     )
     + "The head is the fast one of the method page."
 )

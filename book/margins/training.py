@@ -40,6 +40,7 @@ from fslib.pages import (
     costs,
     gain_table,
     gains,
+    mixed_precision,
     published,
     seeds_in_words,
     table,
@@ -477,18 +478,17 @@ table(cost, digits=1)
 speed = dict(zip(main, cost["images a core-second"]))
 Markdown(
     (
-        "Beside its host, "
+        mixed_precision(made[0] for made in main.values())
+        or "Beside its host, "
         + " and ".join(
             f"{label_of(m)} trains at "
             f"{100 * speed[m] / speed[m.removesuffix('_traml')]:.0f} % of the "
             f"speed of {label_of(m.removesuffix('_traml'))}"
             for m in ("protonet_traml", "am3_traml")
         )
-        if cost["precision"].nunique() == 1
-        else "The rows were not all computed with the same precision, so their "
-        "speeds cannot be compared"
+        + ". "
     )
-    + ". Runs share their machine with others, so these speeds are rough. By "
+    + "Runs share their machine with others, so these speeds are rough. By "
     "itself the margin is a table of a few hundred numbers an episode; "
     "`python -m benchmarks.margins` measures it."
 )

@@ -43,6 +43,7 @@ from fslib.pages import (
     at_each_shot,
     beside_published,
     gains,
+    mixed_precision,
     published,
     seeds_in_words,
     table,
@@ -127,7 +128,8 @@ table(
 
 # %% tags=["hide-input"]
 Markdown(
-    "In the released scripts the contrast weighs as much as the "
+    mixed_precision(r for records in groups.values() for r in records)
+    + "In the released scripts the contrast weighs as much as the "
     f"cross-entropy. Here its weight is {weight:g}, and that of CE is 1"
     + (
         ". Two views of a drawn letter share colour and clutter, so finding "
