@@ -8,7 +8,17 @@ from test_methods import SMALL
 
 from benchmarks import negative_margin
 from fslib.analysis.discriminability import base_peaks, discriminability, effective_peaks
-from fslib.analysis.margins import DENSE, FEW, look_at, network, pooled, swept, top1
+from fslib.analysis.margins import (
+    DENSE,
+    FEW,
+    by_sign,
+    look_at,
+    network,
+    pooled,
+    published_gain,
+    swept,
+    top1,
+)
 from fslib.methods import build_method
 from fslib.methods.negative_margin import SCALES
 
@@ -70,3 +80,23 @@ def test_the_benchmark_agrees_with_one_episode_at_a_time():
         assert made[f"{head} head: largest difference of a weight"]["met"]
         assert made[f"600 episodes, 5 shots, 21 steps, {head} head"]["value"] > 0
     assert len(made) == 7
+
+
+def test_a_sweep_is_taken_together_by_sign():
+    made = {-0.2: ["a"], -0.1: ["b"], 0.0: ["c", "d"], 0.1: ["e"]}
+    assert by_sign(made) == {
+        "the lowest, -0.2": (["a"], ["c", "d"]),
+        "all below zero": (["a", "b"], ["c", "d"]),
+        "all above zero": (["e"], ["c", "d"]),
+    }
+    assert "all above zero" not in by_sign({-0.1: ["b"], 0.0: ["c"]})
+
+
+def test_published_gains_are_the_dossiers():
+    gain, ci95 = published_gain("mini, 1", "Neg-Cosine", "Cosine")
+    assert gain == pytest.approx(62.33 - 51.87) and ci95 == pytest.approx(
+        (0.82**2 + 0.77**2) ** 0.5
+    )
+    assert published_gain("CUB, 5", "Neg-Softmax", "Baseline softmax (Ours)")[0] == pytest.approx(
+        4.61
+    )

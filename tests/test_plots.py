@@ -117,6 +117,39 @@ def test_a_curve_draws_mean_and_interval():
     assert [segment[:, 1].tolist() for segment in line.get_segments()] == [[39, 41], [58, 62]]
 
 
+def test_panels_share_a_legend_and_draw_intervals_as_bands():
+    numbers = {"paper": ((0, 1), [1.0, 2.0], ":", "black")}
+    figure = plots.curve_panels(
+        {
+            "1 shot": {"here": ((0, 1), [(1.0, 0.5), (2.0, 0.25, 9.0)], "o-", "red")} | numbers,
+            "5 shots": {"here": ((0, 1), [(3.0, 0.5), (4.0, 0.5)], "o-", "red")},
+        },
+        "m",
+        "points",
+        zero="xy",
+    )
+    left, right = figure.axes
+    assert (left.get_title("left"), left.get_xlabel(), left.get_ylabel()) == (
+        "1 shot",
+        "m",
+        "points",
+    )
+    band = left.collections[0].get_paths()[0].vertices
+    assert {(0, 0.5), (0, 1.5), (1, 1.75), (1, 2.25)} <= set(map(tuple, band.tolist()))
+    assert [list(line.get_ydata()) for line in left.lines[:2]] == [[1, 2], [1, 2]]
+    assert len(left.lines) == 4 and len(right.lines) == 3  # two of them mark zero
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["here", "paper"]
+
+
+def test_many_learning_curves_have_their_legend_below():
+    histories = {
+        f"run {i}": [{"epoch": 1, "loss": 1.0}, {"epoch": 2, "loss": 0.5}] for i in range(5)
+    }
+    assert len(plots.learning_curve(histories).legends) == 1
+    few = plots.learning_curve(dict(list(histories.items())[:4]))
+    assert not few.legends and few.axes[0].get_legend()
+
+
 def test_scatter_draws_every_class_once():
     labels = torch.arange(12).repeat_interleave(5)
     xy = np.random.default_rng(0).normal(size=(60, 2))

@@ -10,9 +10,9 @@
 # # Negative Margin: sweeps and ablations
 #
 # One number, turned from below zero to above it: what happens to novel
-# classes, to base classes, and is it the margin that does it? Every row is
-# one network with one thing changed, scored on the same episodes. The
-# networks are small and trained for a short time, so that there can be many.
+# classes, to base classes, and is it the margin that does it? All networks
+# here are small and trained for a short time, so that there can be many. The
+# verdict stands at the [end](#which-parts-earn-their-place).
 
 # %% tags=["parameters"]
 profile: str = "quick"  # which profile these values belong to
@@ -26,10 +26,11 @@ fitted_episodes: int = 600  # of heads that are fine-tuned, as in the paper
 dense: bool = False  # all 13 margins, and the full tables
 
 # %%
-import matplotlib.pyplot as plt
-import numpy as np
+import pandas as pd
 from fslib.analysis.margins import (
     AUTHORS,
+    FEW,
+    by_sign,
     network,
     swept,
     top1,
@@ -39,6 +40,7 @@ from fslib.evaluate import interval
 from fslib.generalised import hold_out
 from fslib.measure import part_of
 from fslib.pages import (
+    above_chance,
     accuracies,
     at_each_shot,
     gain_table,
@@ -50,12 +52,11 @@ from fslib.pages import (
     table,
     verdicts,
 )
-from fslib.plots import grid_heat, interval_curve, interval_plot
-from fslib.plots.style import colour_of, use_book_style
+from fslib.plots import curve_panels, grid_heat, interval_plot
+from fslib.plots.style import colour_of, signed, use_book_style
 from fslib.study import Study, usual_rate
 from fslib.train import fit
 from IPython.display import Markdown, display
-from scipy.stats import spearmanr
 
 use_book_style()
 study = Study(
@@ -67,28 +68,20 @@ study = Study(
     seeds[:1],
     episodes,
 )
-start = mean_over_seeds(study.records(**network("dot", 0.0)), 1)[0]
-
-# %% tags=["hide-input"]
-Markdown(
-    "The plain classifier, $m = 0$ with dot products, reaches "
-    f"{start:.1f} % at five ways and one shot; chance is 20 %."
-    + (
-        " So near to chance there is little that a margin could help or "
-        "spoil: read this copy of the page for its pattern, and the numbers "
-        "in an edition that trains for longer."
-        if start < 25
-        else ""
-    )
-)
+again = study.but(seeds=seeds)
+brief = study.but(epochs=ablation_epochs // 2) if dense else study
+adam = brief.but(training=AUTHORS)
 
 # %% [markdown]
 # ## What the seed alone does
 #
 # Before any margin: how far apart do two runs of the same network lie? A
-# smaller difference than that says nothing of a margin. The networks are
-# scored on three parts of the data. *Base* are the training images
-# themselves.
+# smaller difference than that says nothing of a margin. Two losses are
+# asked, the softmax over *dot products* ($s = 5$) and over *cosines*
+# ($s = 30$). *Base* are the training images themselves. The *short* networks
+# are those of the parts on $s\,m$, on other knobs and on learning rates: in
+# a dense edition they are so many that each is trained for half as long.
+# Their seeds have a say too, and so have the two baselines.
 
 # %%
 parts = {
@@ -96,31 +89,50 @@ parts = {
     "validation": part_of(study.data, "val"),
     "base": part_of(study.data, "train"),
 }
-again = study.but(seeds=seeds).records
+kinds = {"dot": "dot products", "cosine": "cosines"}
 no_margin = {
-    (kind, name): again(**network(kind, 0.0), images=images)
-    for kind in ("dot", "cosine")
-    for name, images in parts.items()
+    (kind, part): again.records(**network(kind, 0.0), images=images)
+    for kind in kinds
+    for part, images in parts.items()
 }
-spreads = {
-    name: SeedSpread([no_margin[kind, name] for kind in ("dot", "cosine")])
-    for name in parts
-}
+short = brief.but(seeds=seeds)
+plain = short.records(**network("dot", 0.0, trained="brief"))
+plain_adam = short.but(training=AUTHORS).records(
+    **network("cosine", 0.0, trained="adam")
+)
 table(
     accuracies(
         {
-            f"{kind}, {name} classes": made
-            for (kind, name), made in no_margin.items()
+            f"{kinds[kind]}, {part} classes": made
+            for (kind, part), made in no_margin.items()
+        }
+        | {
+            "dot products, short, novel classes": plain,
+            "cosines, short, Adam, novel classes": plain_adam,
         }
     )
 )
 
-# %%
-if len(seeds) > 1:  # two networks more, for a surer number on novel classes
-    beside = [again(method, "ablation") for method in ("ce", "protonet")]
-    spreads["novel"] = SeedSpread([*spreads["novel"].groups, *beside])
-spread = spreads["novel"]
-Markdown(seeds_in_words(spread))
+# %% tags=["hide-input"]
+spreads = {
+    part: SeedSpread([no_margin[kind, part] for kind in kinds])
+    for part in parts
+}
+spread = SeedSpread(
+    [
+        *spreads["novel"].groups,
+        plain,
+        plain_adam,
+        *(again.records(host, "ablation") for host in ("ce", "protonet")),
+    ]
+)
+spreads["novel"] = spread
+Markdown(
+    above_chance("the classifier on dot products", no_margin["dot", "novel"])
+    + " "
+    + seeds_in_words(spread)
+    + " Every other network has the first seed alone."
+)
 
 # %% [markdown]
 # ## The sweep over the margin (paper: Fig. 1)
@@ -128,211 +140,174 @@ Markdown(seeds_in_words(spread))
 # The paper's first figure has two kinds of few-shot accuracy: on the
 # classes that the network was **trained** on and on validation classes. As
 # the margin falls below zero the first falls and the second rises. The
-# curve was digitised to a tenth of a point; it belongs to the softmax loss
-# and, going by its numbers, to miniImageNet.
+# curve was digitised to a tenth of a point; it belongs to dot products and,
+# going by its numbers, to miniImageNet.
 #
-# Here stand the same margins, or three of them in a short edition, and the
-# novel classes too. Drawn is the **change** against $m = 0$, so that paper
-# and book can share an axis.
+# Drawn is the **change** against $m = 0$, so that paper and book can share
+# an axis, and the novel classes too. Bands are 95 % intervals; those of the
+# novel classes count the seeds of more networks.
 
 # %%
 sweep = {
-    (kind, name): {
+    (kind, part): {
         m: study.records(**network(kind, m), images=images)
         if m
-        else no_margin[kind, name]
+        else no_margin[kind, part]
         for m in swept(kind, dense)
     }
-    for kind in ("dot", "cosine")
-    for name, images in parts.items()
+    for kind in kinds
+    for part, images in parts.items()
 }
-dots, cosines = (sweep[kind, "novel"] for kind in ("dot", "cosine"))
 curve = published("miniImageNet (inferred)", paper="negative_margin")
 curve = curve.assign(margin=curve["method"].str.split().str[-1].astype(float))
 curve = curve.pivot(index="margin", columns="setting", values="accuracy")
+colours = {"novel": "#009E73", "validation": "#E69F00", "base": "#8C6D1F"}
 looks = {
-    "novel": ("o-", "#009E73"),
-    "validation": ("s-", "#E69F00"),
-    "base": ("^-", "#8C6D1F"),
+    "novel": ("o-", colours["novel"]),
+    "validation": ("s-", colours["validation"]),
+    "base": ("^-", colours["base"]),
     "classifier": ("o-", colour_of("negative_margin")),
     "ProtoNet": ("s--", colour_of("protonet")),
 }
 
 
-def changes(made: dict, shot: int, part: str = "novel") -> np.ndarray:
-    """Change against no margin and its interval, a row for each margin."""
-    counted = spreads.get(part, spread)
-    return np.array(
-        [compare(of_m, made[0.0], shot, counted) for of_m in made.values()]
-    )
-
-
-def draw(lines: dict, xlabel: str, paper: bool = False) -> None:
-    """Changes against the margin, a panel for each number of shots."""
-    figure, axes = plt.subplots(1, 2, figsize=(6.9, 3.2), sharey=True)
-    for panel, shot in zip(axes, (1, 5)):
-        for name, made in lines.items():
-            style, colour = looks[name]
-            shape = {"color": colour, "label": name}
-            found = changes(made, shot, name)
-            interval_curve(panel, list(made), found, style, **shape)
-        for name, key in (("validation", "val"), ("base", "base")):
-            if paper:
-                line = curve[f"{key} classes {shot}-shot"]
-                shape = {"color": looks[name][1], "label": f"{name}, paper"}
-                panel.plot(line - line[0.0], ":", **shape)
-        panel.axhline(0, lw=0.6, color="black")
-        panel.axvline(0, lw=0.6, color="black")
-        panel.set(xlabel=xlabel, title=f"{shot} shot")
-        panel.grid(axis="y")
-        panel.locator_params(axis="x", nbins=6)
-    axes[0].set_ylabel("Change against no margin (points)")
-    entries = axes[0].get_legend_handles_labels()
-    figure.legend(*entries, loc="outside lower center", ncols=3)
-
-
-draw({name: sweep["dot", name] for name in parts}, "Margin m", paper=True)
-
-# %% tags=["hide-input"]
-for shot in (1, 5):
-    display(
-        table(
+def changes(lines: dict, shot: int) -> dict:
+    """Curves of the change against no margin, for `curve_panels`."""
+    return {
+        name: (
+            list(made),
             [
-                {
-                    f"m, {shot} shot": f"{m:+.2f}",
-                    "paper: val": curve.loc[m, f"val classes {shot}-shot"],
-                    "paper: base": curve.loc[m, f"base classes {shot}-shot"],
-                }
-                | {
-                    f"here: {name}": "{:.2f} ± {:.2f}".format(
-                        *mean_over_seeds(sweep["dot", name][m], shot)[:2]
-                    )
-                    for name in ("validation", "base", "novel")
-                }
-                for m in swept("dot", dense)
+                compare(of_m, made[0.0], shot, spreads.get(name, spread))
+                for of_m in made.values()
             ],
-            digits=1,
+            *looks[name],
         )
+        for name, made in lines.items()
+    }
+
+
+def told(shot: int) -> dict:
+    """The same of the paper's curves."""
+    return {
+        f"{part}, paper": (
+            list(curve.index),
+            list(line - line[0.0]),
+            ":",
+            colours[part],
+        )
+        for part, key in (("validation", "val"), ("base", "base"))
+        for line in [curve[f"{key} classes {shot}-shot"]]
+    }
+
+
+def draw(lines: dict, xlabel: str, with_paper: bool = False) -> None:
+    """Changes against the margin, a panel for each number of shots."""
+    curve_panels(
+        {
+            shots_in_words(shot): changes(lines, shot)
+            | (told(shot) if with_paper else {})
+            for shot in (1, 5)
+        },
+        xlabel,
+        "Change against no margin (points)",
+        zero="xy",
     )
+
+
+draw({part: sweep["dot", part] for part in parts}, "Margin m", True)
+
+# %% [markdown]
+# One network is moved by its seed, all networks of one sign together much
+# less. So the change against $m = 0$ for the lowest margin, and for the mean
+# of the networks on each side of zero:
+
 
 # %% tags=["hide-input"]
-
-
-def verdict(kind: str) -> str:
-    """What the sweep of one loss says, and whether the paper says it too."""
-    lowest = swept(kind, dense)[0]
-    on_val = sweep[kind, "validation"]
-    lines = []
-    for shot in (1, 5):
-        best = max(
-            (m for m in on_val if m),
-            key=lambda m: mean_over_seeds(on_val[m], shot)[0],
+def sides(kind: str) -> pd.DataFrame:
+    """What a margin of either sign does to each part of the data."""
+    return pd.concat(
+        gain_table(
+            {
+                f"{part} classes, {label}": pair
+                for label, pair in by_sign(sweep[kind, part]).items()
+            },
+            spread=spreads[part],
         )
-        novel, base = (
-            compare(
-                sweep[kind, name][m],
-                sweep[kind, name][0.0],
-                shot,
-                spreads[name],
-            )
-            for m, name in ((best, "novel"), (lowest, "base"))
-        )
-        as_told = best < 0 and novel[0] > novel[1] and base[0] < -base[1]
-        lines.append(
-            f"- At {shots_in_words(shot)} the validation classes choose "
-            f"m = {best:g} among the margins other than zero. On novel classes "
-            + in_words(f"m = {best:g}", "m = 0", novel)
-            + "; on base classes "
-            + in_words(f"m = {lowest:g}", "m = 0", base)
-            + ". That is "
-            + ("" if as_told else "not ")
-            + "the paper's pattern: below zero a gain on new classes and a "
-            "loss on old ones."
-        )
-    return "\n".join(lines)
-
-
-text = verdict("dot")
-for shot in (1, 5):
-    line = curve[f"val classes {shot}-shot"]
-    base = curve[f"base classes {shot}-shot"]
-    text += (
-        f"\n- In the paper, at {shots_in_words(shot)}, validation classes gain "
-        f"{line.max() - line[0.0]:.1f} points at m = {line.idxmax():g} and "
-        f"the base classes lose {base[0.0] - base.iloc[0]:.1f} at "
-        f"m = {base.index[0]:g}"
+        for part in parts
     )
-    if dense:
-        found = spearmanr(line, changes(sweep["dot", "validation"], shot)[:, 0])
-        text += (
-            f". The rank correlation of its curve with ours over the "
-            f"{len(line)} margins is {found.statistic:.2f} (p = "
-            f"{found.pvalue:.2g})"
-        )
-    text += "."
-Markdown(text)
+
+
+def pattern(kind: str) -> str:
+    """What margins below zero do to new and to old classes, in words."""
+    said = []
+    for shot in (1, 5):
+        verbs = []
+        for part in ("novel", "base"):
+            pair = by_sign(sweep[kind, part])["all below zero"]
+            mean, ci95 = compare(*pair, shot, spreads[part])
+            verb = "gain" if mean > 0 else "lose"
+            if abs(mean) <= ci95:
+                verb = "do not clearly change"
+            verbs.append(f"{part} classes {verb} ({mean:+.2f} ± {ci95:.2f})")
+        said.append(f"at {shots_in_words(shot)} " + " and ".join(verbs))
+    return "Margins below zero, all together: " + "; ".join(said) + "."
+
+
+table(sides("dot"))
+
+# %% tags=["hide-input"]
+paper = []
+for shot in (1, 5):
+    val, base = (curve[f"{key} classes {shot}-shot"] for key in ("val", "base"))
+    paper.append(
+        f"at {shots_in_words(shot)} validation classes gain "
+        f"{val.max() - val[0.0]:.1f} points at m = {val.idxmax():g} and base "
+        f"classes lose {base[0.0] - base.iloc[0]:.1f} at m = {base.index[0]:g}"
+    )
+Markdown(f"{pattern('dot')} In the paper {'; '.join(paper)}.")
 
 # %% [markdown]
 # ### The same on cosines
 
 # %%
-draw({name: sweep["cosine", name] for name in parts}, "Margin m")
+draw({part: sweep["cosine", part] for part in parts}, "Margin m")
 
 # %% tags=["hide-input"]
-Markdown(verdict("cosine"))
+display(table(sides("cosine")))
+Markdown(pattern("cosine"))
 
 # %% [markdown]
 # ## Telling all base classes apart
 #
 # And the classifier itself: how often does it name the right one of all
-# base classes? If a negative margin lets go of base images, less often. The
-# training log tells it for (augmented) training images, with and without
-# the margin. For dot products more networks are trained on part of the
-# images and asked about those that were **held out**.
+# base classes? The training log tells it for (augmented) training images,
+# with and without the margin. For dot products two networks more are
+# trained on part of the images and asked about those that were **held
+# out**.
 
 # %%
 kept, set_aside = hold_out(study.data["train"])
 right = {}
-for m in swept("dot", False)[: 3 if dense else 2]:
+for m in FEW["dot"][: 3 if dense else 2]:
     asked = study.config(**network("dot", m, trained="held_out"))
     run = fit(asked, {**study.data, "train": kept})
     right[m] = top1(run.method, set_aside)
-figure, axes = plt.subplots(1, 2, figsize=(6.9, 3.0), sharey=True)
-for panel, (kind, title) in zip(
-    axes, (("dot", "dot products"), ("cosine", "cosines"))
-):
-    for column, label, style, colour in (
-        ("base_accuracy", "training images", "^-", "#8C6D1F"),
-        ("accuracy_with_margin", "the same, with margin", "s:", "#CC79A7"),
-    ):
-        panel.plot(
-            swept(kind, dense),
-            [
-                sweep[kind, "novel"][m][0].history[-1][column]
-                for m in swept(kind, dense)
-            ],
-            style,
-            ms=4,
-            color=colour,
-            label=label,
-        )
-    panel.axvline(0, lw=0.6, color="black")
-    panel.set(xlabel="Margin m", title=title)
-    panel.grid(axis="y")
-    panel.locator_params(axis="x", nbins=6)
-axes[0].errorbar(
-    list(right),
-    [interval(r)[0] for r in right.values()],
-    [interval(r)[1] for r in right.values()],
-    fmt="D",
-    color="#0072B2",
-    capsize=3,
-    label="held-out images",
+table(
+    [
+        {
+            "": f"{kinds[kind]}, m = {m:g}",
+            "training images": f"{last['base_accuracy']:.1f}",
+            "with margin": f"{last['accuracy_with_margin']:.1f}",
+            "held out": "{:.2f} ± {:.2f}".format(*interval(right[m]))
+            if kind == "dot" and m in right
+            else "",
+        }
+        for kind in kinds
+        for m in sorted({min(swept(kind, dense)), *FEW[kind]})
+        for last in [sweep[kind, "novel"][m][0].history[-1]]
+    ]
 )
-axes[0].set(ylabel="Top-1 over all base classes (%)", ylim=(0, 102))
-_ = figure.legend(
-    *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3
-)
+
 # %% tags=["hide-input"]
 Markdown(
     f"On {len(set_aside):,} held-out images: "
@@ -341,9 +316,9 @@ Markdown(
         for m in right
         if m
     )
-    + " (one network each; the intervals are over images). The dotted line is "
-    "the accuracy that the released code logs: it follows the margin, not the "
-    "network."
+    + " (one network each; the intervals are over images). The accuracy with "
+    "the margin is what the released code logs: it follows the margin, not "
+    "the network."
 )
 
 # %% [markdown]
@@ -353,154 +328,124 @@ Markdown(
 # the softmax is, with or without a margin. Each column holds the product
 # fixed. These networks are trained with Adam, as the authors do: its steps
 # do not grow with the scale, which would be a second effect of the same
-# number. From here to the learning rates, all networks are trained for half
-# as long as those of the sweep.
+# number.
 
 # %%
-brief = study.but(epochs=max(1, ablation_epochs // 2))
-adam = brief.but(training=AUTHORS)
 scales = (10, 30, 90) if dense else (10, 30)
 products = (-2.7, -0.9, -0.3, 0.0, 0.9) if dense else (-0.9, 0.0)
 cells = {
-    (s, p): adam.records(**network("cosine", round(p / s, 6), s, "adam"))
+    (s, p): plain_adam
+    if (s, p) == (30, 0.0)
+    else adam.records(**network("cosine", round(p / s, 6), s, "adam"))
     for s in scales
     for p in products
 }
-for shot in (1, 5):
-    figure = grid_heat(
-        [
-            [cells[s, p][0].accuracy[str(shot)]["mean"] for p in products]
-            for s in scales
-        ],
-        [f"s = {s}" for s in scales],
-        [f"{p:g}".replace("-", "\N{MINUS SIGN}") for p in products],
-        xlabel="Product s m",
-        colour_label=f"{shot}-shot (%)",
-    )
+names = [f"s = {s}" for s in scales], [signed(p, 1) for p in products]
+figure = grid_heat(
+    [[mean_over_seeds(cells[s, p], 5)[0] for p in products] for s in scales],
+    *names,
+    xlabel="Product s m",
+    colour_label="5-shot (%)",
+)
 
 # %% tags=["hide-input"]
 gained = {
-    (s, p): compare(cells[s, p], cells[s, 0.0], 5, spread)
+    f"s = {s}, s m = {p:g}": compare(cells[s, p], cells[s, 0.0], 5, spread)
     for s in scales
     for p in products
     if p
 }
-
-
-def scatter(group_of) -> float:
-    """Mean range of the gains of cells that share something."""
-    groups = {}
-    for (s, p), (gain, _) in gained.items():
-        groups.setdefault(group_of(s, p), []).append(gain)
-    return float(np.mean([np.ptp(g) for g in groups.values() if len(g) > 1]))
-
-
-product = scatter(lambda s, p: p)
-by_accuracy = sorted(
-    scales, key=lambda s: cells[s, 0.0][0].accuracy["5"]["mean"]
-)
-between, width = compare(
-    cells[by_accuracy[-1], 0.0], cells[by_accuracy[0], 0.0], 5, spread=spread
-)
-largest = max(abs(gain) for gain, _ in gained.values())
-ci95 = max(ci for _, ci in gained.values())
+clear = [
+    f"{name} ({mean:+.2f} ± {ci95:.2f})"
+    for name, (mean, ci95) in gained.items()
+    if abs(mean) > ci95
+]
+ranked = sorted(scales, key=lambda s: mean_over_seeds(cells[s, 0.0], 5)[0])
 Markdown(
-    "At five shots the gain over the same scale without a margin differs by "
-    f"{product:.2f} points on average between scales that share the product"
-    + (
-        f", and by {scatter(lambda s, p: round(p / s, 6)):.2f} between scales "
-        "that share the margin"
-        if dense
-        else ""
+    f"Against the same scale without a margin, at five shots, {len(clear)} of "
+    f"the {len(gained)} changes are clear of their intervals (up to ± "
+    f"{max(ci95 for _, ci95 in gained.values()):.2f} points)"
+    + (f": {'; '.join(clear)}" if clear else "")
+    + ". Without any margin, "
+    + in_words(
+        f"s = {ranked[-1]}",
+        f"s = {ranked[0]}",
+        compare(cells[ranked[-1], 0.0], cells[ranked[0], 0.0], 5, spread),
     )
-    + f"; the intervals of the gains are up to ± {ci95:.2f}. "
-    + (
-        "Whether the effect of a product depends on the scale they do not "
-        "tell. "
-        if product <= ci95
-        else "So the product alone does not settle what a margin brings. "
-    )
-    + f"Without any margin the scales differ by {between:.2f} ± {width:.2f} "
-    f"points, and no margin moves a network by more than {largest:.2f}: "
-    + (
-        "the scale by itself does more."
-        if between - largest > max(width, ci95)
-        else "the margin does more."
-        if largest - between > max(width, ci95)
-        else "neither clearly does more."
-    )
+    + ", and the largest change that a margin makes is "
+    f"{max(abs(mean) for mean, _ in gained.values()):.2f}. A table over $s$ "
+    "and $m$ shows the scale before it shows the margin."
 )
 
 # %% [markdown]
 # ## What else could it be? The knobs at m = 0
 #
-# In the released settings weight decay, scale and drop rate are tuned
-# together with the margin, for each data set, loss and number of shots
-# (*drop rate* is the share of features dropped in training). So here they
-# are turned one at a time **without** a margin, on dot products; the last
-# rows are the margin alone.
+# In the released settings weight decay, scale and drop rate (the share of
+# features dropped in training) are tuned together with the margin, for each
+# data set, loss and number of shots. So here they are turned one at a time
+# **without** a margin, on dot products; the last row is the margin alone.
 
 # %%
-decays = (1e-4, 1e-3, 3e-3) if dense else (3e-3,)
-other_scales = (1.0, 10.0, 30.0) if dense else (30.0,)
-drops = (0.1, 0.2) if dense else (0.1,)
-plain = brief.records(**network("dot", 0.0, trained="brief"))
-lowest = -0.3
+lowest = FEW["dot"][0]
 margin_alone = brief.records(**network("dot", lowest, trained="brief"))
 knobs = {
-    **{
-        f"weight decay {d:g}": brief.but(training={"weight_decay": d}).records(
-            **network("dot", 0.0, trained=f"decay_{d * 1e5:g}")
-        )
-        for d in decays
-    },
-    **{
-        f"scale {s:g}": brief.records(**network("dot", 0.0, s, trained="brief"))
-        for s in other_scales
-    },
-    **{
-        f"drop rate {r:g}": brief.but(
-            backbone_options={"drop_rate": r}
-        ).records(**network("dot", 0.0, trained=f"drop_{r * 10:g}"))
-        for r in drops
-    },
+    f"weight decay {d:g}": brief.but(training={"weight_decay": d}).records(
+        **network("dot", 0.0, trained=f"decay_{d * 1e5:g}")
+    )
+    for d in ((1e-4, 1e-3, 3e-3) if dense else (3e-3,))
 }
-turned = knobs | {f"margin {lowest:g}": margin_alone}
+knobs |= {
+    f"scale {s:g}": brief.records(**network("dot", 0.0, s, trained="brief"))
+    for s in ((1.0, 10.0) if dense else ())
+}
+knobs |= {
+    f"drop rate {r:g}": brief.but(backbone_options={"drop_rate": r}).records(
+        **network("dot", 0.0, trained=f"drop_{r * 10:g}")
+    )
+    for r in ((0.1, 0.2) if dense else ())
+}
+turned = {
+    name: (made, plain)
+    for name, made in {**knobs, f"margin {lowest:g}": margin_alone}.items()
+}
 figure = interval_plot(
-    gains(
-        {name: (made, plain) for name, made in turned.items()}, spread=spread
-    ),
+    gains(turned, spread=spread),
     "Change against m = 0, weight decay 5e-4, scale 5 (points)",
 )
 
 # %% tags=["hide-input"]
-lines, above = [], []
-for shot in (1, 5):
-    strongest = max(
-        knobs, key=lambda n: compare(knobs[n], plain, shot, spread)[0]
-    )
-    lead = compare(margin_alone, knobs[strongest], shot, spread)
-    above.append(lead[0] > lead[1])
-    lines.append(
-        f"- At {shots_in_words(shot)}, of the other knobs *{strongest}* does "
-        "best, "
-        "{:+.2f} ± {:.2f} points; ".format(
-            *compare(knobs[strongest], plain, shot, spread)
-        )
-        + in_words("the margin alone", f"the network with {strongest}", lead)
+best = max(knobs, key=lambda name: mean_over_seeds(knobs[name], 5)[0])
+lead, ci95 = compare(margin_alone, knobs[best], 5, spread)
+left_out = ""
+if dense:
+    steep = brief.records(**network("dot", 0.0, 30.0, trained="brief"))
+    left_out = (
+        " Not drawn is a scale of 30 on dot products: with the same rate its "
+        "steps are six times as long, and "
+        + at_each_shot("it", "the plain network", steep, plain, spread=spread)
         + "."
     )
 Markdown(
-    "\n".join(lines)
-    + "\n\n"
+    f"Of the other knobs *{best}* does best at five shots: "
+    + at_each_shot(
+        "the margin alone",
+        f"the network with {best}",
+        margin_alone,
+        knobs[best],
+        spread=spread,
+    )
+    + ". "
     + (
         "The margin does more than any other knob here. "
-        if all(above)
-        else "The margin is not clearly above the best other knob, so two "
-        "models tuned apart do not show what the margin did. "
+        if lead > ci95
+        else "So the margin does less than another knob, and two models tuned "
+        "apart do not show what the margin did. "
+        if lead < -ci95
+        else "The margin is not clearly above it, so two models tuned apart do "
+        "not show what the margin did. "
     )
     + "(The best knob is found on the episodes that judge it, which flatters "
-    "it.)"
+    "it.)" + left_out
 )
 
 # %% [markdown]
@@ -515,7 +460,7 @@ Markdown(
 # %%
 usual = usual_rate("negative_margin", dataset)
 by_rate = {usual: (margin_alone, plain)}
-for rate in (0.2, 0.05, 0.02) if dense else (0.1,):
+for rate in (0.4, 0.2, 0.05, 0.02) if dense else (0.1,):
     if rate != usual:
         by_rate[rate] = tuple(
             brief.but(training={"lr": rate}).records(
@@ -536,33 +481,22 @@ figure = interval_plot(
 )
 
 # %% tags=["hide-input"]
-table(
-    accuracies(
-        {
-            f"{name}, m = {m:g}": made
-            for name, pair in steps.items()
-            for m, made in zip((lowest, 0), pair)
-        }
-    )
-)
-
-# %% tags=["hide-input"]
-effects = [compare(*pair, 5, spread) for pair in steps.values()]
-best_plain = max(steps, key=lambda n: mean_over_seeds(steps[n][1], 5)[0])
-best_other = max(steps, key=lambda n: mean_over_seeds(steps[n][0], 5)[0])
-signs = [np.sign(mean) for mean, ci95 in effects if abs(mean) > ci95]
+chosen = [
+    max(steps, key=lambda name: mean_over_seeds(steps[name][side], 5)[0])
+    for side in (0, 1)
+]
+at_best = steps[chosen[0]][0], steps[chosen[1]][1]
+reached = [
+    f"{mean_over_seeds(made, 5)[0]:.1f} % ({name})"
+    for made, name in zip(at_best, chosen)
+]
 Markdown(
-    "At five shots the margin's effect is clearly above zero under "
-    f"{signs.count(1) or 'none'} of the {len(effects)} ways to take steps and "
-    f"clearly below under {signs.count(-1) or 'none'}. "
-    + "Each at its best step, "
-    + in_words(
-        f"m = -0.3 ({best_other})",
-        f"m = 0 ({best_plain})",
-        compare(steps[best_other][0], steps[best_plain][1], 5, spread),
-    )
+    f"At five shots m = -0.3 does best with {reached[0]} and m = 0 with "
+    f"{reached[1]}. Each at its best step, "
+    + at_each_shot("m = -0.3", "m = 0", *at_best, spread=spread)
     + ". That is the fair comparison: a gain that is gone when both choose "
-    "their step was the step's."
+    "their step was the step's. (Both choose on the episodes that judge "
+    "them.)"
 )
 
 # %% [markdown]
@@ -572,8 +506,8 @@ Markdown(
 # book takes centroids, the means of the support of each class. Does what
 # the margin brings depend on that choice? Four networks of the sweep under
 # six heads: the two fine-tuned ones, centroids by cosine, by distance, and
-# by distance at length one, and logistic regression. Fitted heads are slow,
-# so all are scored on as many episodes as in the paper.
+# by distance after features are scaled to length one, and logistic
+# regression. Fitted heads are slow, so all are scored on fewer episodes.
 
 # %%
 heads = {
@@ -584,85 +518,63 @@ heads = {
     "l2n": "centroid, unit length",
     "regression": "logistic regression",
 }
-nets = {
-    "softmax, m = -0.3": network("dot", -0.3),
-    "softmax, m = 0": network("dot", 0.0),
-    "cosine, m = -0.03": network("cosine", -0.03),
-    "cosine, m = 0": network("cosine", 0.0),
-}
 few = study.but(episodes=min(episodes, fitted_episodes))
-scored = {
-    (net, head): few.records(**options, head=head)
-    for net, options in nets.items()
-    for head in heads
-}
-for shot in (1, 5):
-    display(
-        table(
-            [
-                {f"{shot} shot": label}
-                | {
-                    net: "{:.1f} ± {:.1f}".format(
-                        *mean_over_seeds(scored[net, head], shot)[:2]
-                    )
-                    for net in nets
-                }
-                for head, label in heads.items()
-            ]
-        )
-    )
-
-# %%
 by_head = {
-    f"{net.split(',')[0]}: {label}": (scored[net, head], scored[other, head])
-    for net, other in zip(list(nets)[::2], list(nets)[1::2])
+    f"{kinds[kind]}: {label}": tuple(
+        few.records(**network(kind, m), head=head) for m in FEW[kind][:2]
+    )
+    for kind in kinds
     for head, label in heads.items()
 }
-figure = interval_plot(
-    gains(by_head, (5,), spread=spread), "What the margin brings (points)"
+scored = accuracies({label: pair[1] for label, pair in by_head.items()})
+change = gain_table(by_head, spread=spread).drop(columns="")
+table(
+    scored.rename(columns=lambda column: column and f"m = 0, {column}").join(
+        change.rename(columns="change by m < 0, {}".format)
+    )
 )
 
 # %% tags=["hide-input"]
-table(gain_table(by_head, spread=spread))
-
-# %% tags=["hide-input"]
-signs = {"softmax": [], "cosine": []}
-for name, pair in by_head.items():
-    mean, ci95 = compare(*pair, 5, spread)
-    if abs(mean) > ci95:
-        signs[name.split(":")[0]].append(np.sign(mean))
-Markdown(
-    f"Over {few.episodes:,} episodes at five shots "
-    + "; ".join(
-        f"the margin's effect on the {kind} loss is clearly above zero under "
-        f"{found.count(1) or 'none'} of the {len(heads)} heads and clearly "
-        f"below under {found.count(-1) or 'none'}"
-        for kind, found in signs.items()
+span = []
+for kind in kinds:
+    effect = [
+        compare(*pair, 5, spread)[0]
+        for label, pair in by_head.items()
+        if label.startswith(kinds[kind])
+    ]
+    span.append(
+        f"between {min(effect):+.2f} and {max(effect):+.2f} points "
+        f"(m = {FEW[kind][0]:g} on {kinds[kind]})"
     )
-    + ". On the plain cosine network, "
+Markdown(
+    f"Over {few.episodes:,} episodes at five shots the effect of the margin "
+    f"lies {' and '.join(span)}. All heads test the same networks, so they are "
+    "one vote and not six. On the network of cosines, "
     + at_each_shot(
         "the cosine centroid",
         "the fine-tuned cosine head",
-        scored["cosine, m = 0", "cosine"],
-        scored["cosine, m = 0", "tuned_cosine"],
+        by_head["cosines: centroid, cosine"][1],
+        by_head["cosines: fine-tuned cosine"][1],
         spread=spread,
     )
-    + ". With one image a class the head has 200 steps to forget its random "
-    "start."
+    + ". Why a fitted head is noisy with one image a class stands on the page "
+    "[paper, code, here](paper_code_here)."
 )
 
 # %% [markdown]
 # ## Positive there, negative here: which sign, and where?
 #
 # The chapter on adaptive margins {cite}`li2020traml` *adds* margins to the
-# wrong logits of networks that learn from episodes, and its paper reports
-# gains; this one gives the true class of a classifier a margin below zero,
-# and reports gains. Both are one number in the same table, so both signs
-# can be tried in both places: a classifier over all base classes at once
-# (dot products, $s = 5$) and ProtoNet on episodes of 20 ways. The margin is
-# given in logits, $s\,m$. The ProtoNets are those of the other chapter.
+# wrong logits of networks that learn from episodes; this one gives the true
+# class of a classifier a margin below zero. Both papers report gains, and
+# both margins are one number in the same table, so both signs can be tried
+# in both places: a classifier over all base classes at once (dot products,
+# $s = 5$) and ProtoNet on episodes of 20 ways, whose margins the
+# [other chapter](../margins/ablations) discusses. The margin is given in
+# logits, $s\,m$.
 
 # %%
+dots, cosines = (sweep[kind, "novel"] for kind in kinds)
 hosts = {
     "classifier": {round(5 * m, 2): made for m, made in dots.items()},
     "ProtoNet": {
@@ -670,90 +582,67 @@ hosts = {
         for size in ((-2.0, -1.0, 0.5, 2.0) if dense else (-1.0,))
     },
 }
-hosts["ProtoNet"][0.0] = again("protonet", "ablation")
+hosts["ProtoNet"][0.0] = again.records("protonet", "ablation")
 hosts["ProtoNet"][1.0] = study.records("protonet_naml", "ablation")
 hosts["ProtoNet"] = dict(sorted(hosts["ProtoNet"].items()))
 draw(hosts, "Margin in logits, s m")
 
 # %% tags=["hide-input"]
-
-
-def favoured(made: dict, shot: int) -> str:
-    """Which sign a host favours, as far as its intervals tell."""
-    best = max(
-        (size for size in made if size),
-        key=lambda size: mean_over_seeds(made[size], shot)[0],
-    )
-    mean, ci95 = compare(made[best], made[0.0], shot, spread)
-    said = f"best {best:+g} ({mean:+.2f} ± {ci95:.2f} points)"
-    if mean <= ci95:
-        return f"neither sign helps beyond its interval; {said}"
-    return f"a {'negative' if best < 0 else 'positive'} margin, {said}"
-
-
-naive = published("miniImageNet", paper="margins")
-naive = naive[naive["source"].eq("TRAML Table 3")].pivot(
-    index="setting", columns="method", values=["accuracy", "ci95"]
-)
-own, none = "Naive additive margin", "Original classification loss"
-Markdown(
-    "\n".join(
-        f"- {host}, {shot} shot: {favoured(made, shot)}."
-        for host, made in hosts.items()
-        for shot in (1, 5)
-    )
-    + "\n\nThe best of several networks is chosen here on the very episodes "
-    "it is judged by, so a small gain is flattered. The paper on adaptive "
-    "margins prints for the same margin for all classes "
-    + " and ".join(
-        f"{row['accuracy', own] - row['accuracy', none]:+.2f} ± "
-        f"{np.hypot(row['ci95', own], row['ci95', none]):.2f} points "
-        f"({setting[6:]})"
-        for setting, row in naive.iterrows()
-    )
-    + " on another host, AM3 (its Table 3, miniImageNet): within the "
-    "intervals. Its larger gains come from margins that differ from class to "
-    "class."
-)
+signs = {
+    f"{host}, {label}": pair
+    for host, made in hosts.items()
+    for label, pair in by_sign(made).items()
+    if label.startswith("all")
+}
+table(verdicts(signs, spread=spread))
 
 # %% [markdown]
 # ## Which parts earn their place?
 #
 # What each part of the method brings to the networks of this page, over the
-# same without it.
+# same without it. *Yes*: it helps beyond its interval at one number of shots
+# at least and hurts at none; *no*: it hurts at one and helps at none; *both
+# ways*: one of each.
 
 # %% tags=["hide-input"]
 brought = {
-    "m = -0.3 on dot products": (dots[-0.3], dots[0.0]),
-    "m = -0.03 on cosines": (cosines[-0.03], cosines[0.0]),
-    "m = -0.3 on dot products, each at its best step": (
-        steps[best_other][0],
-        steps[best_plain][1],
-    ),
+    f"m = {FEW['dot'][0]:g} on dot products": (dots[lowest], dots[0.0]),
+    "the same, each at its best step (short)": at_best,
+    "all m < 0 on dot products": by_sign(dots)["all below zero"],
+    "all m < 0 on cosines": by_sign(cosines)["all below zero"],
     "cosines (s = 30), not dot products (s = 5), m = 0": (
         cosines[0.0],
         dots[0.0],
     ),
-    "fine-tuned cosine head, not a centroid, m = 0": (
-        scored["cosine, m = 0", "tuned_cosine"],
-        scored["cosine, m = 0", "l2n"],
-    ),
-    "fine-tuned linear head, not a centroid, m = 0": (
-        scored["softmax, m = 0", "tuned_dot"],
-        scored["softmax, m = 0", "l2n"],
-    ),
 }
+for kind, head in (("cosines", "cosine"), ("dot products", "linear")):
+    brought[f"fine-tuned {head} head, not a centroid, {kind}, m = 0"] = (
+        by_head[f"{kind}: fine-tuned {head}"][1],
+        by_head[f"{kind}: centroid, unit length"][1],
+    )
 table(verdicts(brought, spread=spread))
 
+# %% tags=["hide-input"]
+base = by_sign(sweep["dot", "base"])["all below zero"]
+Markdown(
+    "In short, on dot products: on novel classes "
+    + at_each_shot(
+        "a margin below zero",
+        "none",
+        *by_sign(dots)["all below zero"],
+        spread=spread,
+    )
+    + "; on base classes "
+    + at_each_shot("it", "none", *base, spread=spreads["base"])
+    + "."
+)
+
 # %% [markdown]
-# "Yes" means that a part helps beyond its interval at one number of shots
-# and hurts at none. Where the first table has several seeds, the intervals
-# count what a seed does; where it has one, they count episodes alone.
-#
 # ## To take away
 #
 # - Turn one knob at a time: scale, weight decay and learning rate move an
 #   accuracy too, and a margin below zero also shortens the steps.
-# - For one image only the product counts; for a network the scale can
-#   matter by itself, so compare margins at one scale.
-# - Which sign is right depends on what is trained, and has to be measured.
+# - For one image only the product counts; for a network the scale matters
+#   by itself, so compare margins at one scale.
+# - One network says little about one margin; the networks of one sign
+#   together say more.

@@ -73,6 +73,10 @@ use_book_style()
 # S_c = \frac{z^\top w_c}{\lVert z\rVert\,\lVert w_c\rVert}
 # \qquad\text{or}\qquad S_c = z^\top w_c .
 # $$
+#
+# The pages of this chapter call the two losses *cosines* and *dot products*,
+# and keep the paper's names for the models with its margins. The paper's
+# *softmax loss* is the one on dot products.
 
 # %%
 show_source(NegativeMargin.similarity)
@@ -102,36 +106,37 @@ show_source(lower_true)
 #
 # Three base classes, cosines 0.30, 0.25 and 0.10, and the second is the
 # true one: the network is wrong, but not by much. The *pull* is the slope
-# of the loss: how hard one step of descent lifts the true cosine.
+# of the loss: how hard one step of descent lifts the true logit. On the
+# cosine it is $s$ times as large.
 
 # %%
 cosines = torch.tensor([[0.30, 0.25, 0.10]])
 truth = torch.tensor([1])
 rows = []
-for m in sorted({0.05, 0.0, margin, -0.1, -0.3}, reverse=True):
+for m in sorted({0.05, 0.0, -0.02, margin, -0.1}, reverse=True):
     logits = lower_true(cosines, truth, scale, m)
     leaf = cosines.clone().requires_grad_()
     cross_entropy(lower_true(leaf, truth, scale, m), truth).backward()
     rows.append(
         {
-            "margin": m,
+            "margin m": m,
+            "s m": scale * m,
             "true logit": float(logits[0, 1]),
             "loss": float(cross_entropy(logits, truth)),
-            "pull on the true cosine": -float(leaf.grad[0, 1]),
+            "pull on the true logit": -float(leaf.grad[0, 1]) / scale,
             "counts as right": "yes" if int(logits.argmax()) == 1 else "no",
         }
     )
 table(rows, digits=3)
 
 # %% tags=["hide-input"]
-at = {row["margin"]: row for row in rows}
-pull = {m: row["pull on the true cosine"] for m, row in at.items()}
+at = {row["margin m"]: row for row in rows}
+pull = {m: row["pull on the true logit"] for m, row in at.items()}
 Markdown(
     f"Without a margin the loss is {at[0.0]['loss']:.2f} and the pull "
-    f"{pull[0.0]:.1f}. A margin of {margin:g} leaves "
-    f"{pull[margin] / pull[0.0]:.0%} of that pull and -0.3 leaves "
-    f"{pull[-0.3] / pull[0.0]:.1%}: an image that lies *roughly* right is "
-    "let go. "
+    f"{pull[0.0]:.2f}. A margin of {margin:g} leaves "
+    f"{pull[margin] / pull[0.0]:.0%} of that pull and -0.1 leaves "
+    f"{pull[-0.1] / pull[0.0]:.1%}: an image near the boundary is let go. "
     + (
         "With -0.1 the wrong answer even counts as right. "
         if at[-0.1]["counts as right"] == "yes"
@@ -197,9 +202,11 @@ Markdown(
 #
 # A softmax does not care about a constant. Taking $m$ off the true
 # similarity is therefore the same as adding $s\,m$ to every **wrong**
-# logit, and that is how the chapter on adaptive margins writes its naive
-# margin {cite}`li2020traml`. There it is positive, here negative; the
-# [ablations](ablations) page asks which of the two is right, and where.
+# logit. The chapter on adaptive margins {cite}`li2020traml` writes all its
+# margins so: as a table with one number for each pair of a true and a wrong
+# class. Here all its numbers are equal and negative, there its naive margin
+# is positive; the [ablations](ablations) ask which of the two is right, and
+# where.
 
 # %%
 generator = torch.Generator().manual_seed(seed)
@@ -264,8 +271,9 @@ table(rows, digits=4)
 # ## How to see it: peaks
 #
 # Send the images of a novel class $j$ through the base classifier, margin
-# off, as an author explains it to a user, and average the answers over base
-# classes $k$:
+# off. An author explains to a user that he looks at *how often* they fall on
+# each base class $k$. The pages count that, and also average the softmax,
+# which is the book's own variant:
 #
 # $$
 # P_{jk} = \operatorname*{mean}_{i \in j}
@@ -294,11 +302,11 @@ table(
 # ## At test
 #
 # The layer over the base classes is of no use for new ones. In this book a
-# novel class is the mean of its support features at length one. The authors
-# instead train a **fresh classifier** (a *head*) for each episode, of the
-# same kind, with $s = 5$ and no margin: 100 times through the support in
-# batches of four. Here hundreds of episodes are trained at once, with the
-# same result as one after the other.
+# novel class is the mean of its support features, each scaled to length one
+# first. The authors instead train a **fresh classifier** (a *head*) for each
+# episode, of the same kind, with $s = 5$ and no margin: 100 times through
+# the support in batches of four. Here hundreds of episodes are trained at
+# once, with the same result as one after the other.
 
 # %%
 show_source(fine_tune)

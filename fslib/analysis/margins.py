@@ -6,6 +6,8 @@ is trained once whichever page comes first.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,8 @@ from fslib.analysis.discriminability import (
 from fslib.data import ImageSet
 from fslib.evaluate import embed_images
 from fslib.methods.negative_margin import SCALES, NegativeMargin
+from fslib.pages import published
+from fslib.results import Record
 
 DENSE: dict[str, tuple[float, ...]] = {
     # Those of the published curve.
@@ -35,6 +39,33 @@ AUTHORS: dict[str, Any] = {"optimiser": "adam", "lr": 0.003, "weight_decay": 1e-
 
 FEW: dict[str, tuple[float, ...]] = {"dot": (-0.3, 0.0, 0.2), "cosine": (-0.03, 0.0, 0.03)}
 """One negative, none, one positive: a short sweep, and the networks that are looked into."""
+
+PUBLISHED: dict[str, tuple[str, str]] = {
+    "mini, 1": ("miniImageNet", "5-way 1-shot"),
+    "mini, 5": ("miniImageNet", "5-way 5-shot"),
+    "CUB, 1": ("CUB", "5-way 1-shot"),
+    "CUB, 5": ("CUB", "5-way 5-shot"),
+    "mini to CUB, 5": ("miniImageNet->CUB", "5-way 5-shot"),
+}
+"""Columns of the paper's main table: data set and setting of each."""
+
+
+def published_gain(column: str, first: str, second: str) -> tuple[float, float]:
+    """How far two published rows lie apart in a column of the paper's main table (ResNet-18).
+
+    Args:
+        column: A key of `PUBLISHED`.
+        first: A method as `results/published.csv` names it, such as `Neg-Cosine`.
+        second: What it is compared with.
+
+    Returns:
+        Points, and the half-width of the 95 % interval of two unpaired scores.
+    """
+    dataset, setting = PUBLISHED[column]
+    rows = published(dataset, [setting], "negative_margin")
+    rows = rows[rows["backbone"].eq("ResNet18") & rows["ci95"].notna()].set_index("method")
+    one, other = rows.loc[first], rows.loc[second]
+    return one["accuracy"] - other["accuracy"], math.hypot(one["ci95"], other["ci95"])
 
 
 def swept(similarity: str, dense: bool) -> tuple[float, ...]:
@@ -73,6 +104,33 @@ def network(
     label = f"{similarity}_scale_{scale:g}_{signed_name(scale * margin)}"
     label = f"{trained}_{label}" if trained else label
     return {"method": "negative_margin", "variant": label, **asked}
+
+
+def by_sign(
+    made: Mapping[float, Sequence[Record]],
+) -> dict[str, tuple[list[Record], Sequence[Record]]]:
+    """A sweep as three comparisons with no margin: the lowest, all below zero, all above.
+
+    One network says little, for another seed would have given another number. Taken together, the
+    networks of one sign say more, as several seeds of one network do.
+
+    Args:
+        made: Margin to records, zero among them.
+
+    Returns:
+        Label to (records, those without margin), as `fslib.comparison.compare` takes them.
+    """
+    lowest = min(made)
+    sides = {
+        f"the lowest, {lowest:g}": [lowest],
+        "all below zero": [m for m in made if m < 0],
+        "all above zero": [m for m in made if m > 0],
+    }
+    return {
+        label: ([record for m in margins for record in made[m]], made[0.0])
+        for label, margins in sides.items()
+        if margins
+    }
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ class NegativeMargin(Method):
         backbone: Images to maps.
         classes: Number of base classes.
         similarity: `cosine` (the paper's neg-cosine) or `dot` (neg-softmax).
-        margin: m, taken off the similarity of the true class. The released models lie at s m of
-            -0.3 to -1.5, each tuned to its data set, shot and loss.
+        margin: m, taken off the similarity of the true class. The released models lie at s m from
+            -1.5 to -0.025, each tuned to its data set, shot and loss.
         scale: s; 30 for cosines and 5 for dot products where None.
         batch: Images of a batch.
     """

@@ -37,6 +37,7 @@ __all__ = [
     "accuracy_bars",
     "colour_of",
     "confusion",
+    "curve_panels",
     "grid_heat",
     "heatmap_overlay",
     "interval_curve",
@@ -101,7 +102,10 @@ def learning_curve(
         axis.set(xlabel="Epoch", title=_column_title(column))
         axis.grid(axis="y")
         axis.xaxis.get_major_locator().set_params(integer=True)
-    if len(tables) > 1:
+    if len(tables) > 4:  # more lines than a panel has room for beside its curves
+        entries = grid[0, 0].get_legend_handles_labels()
+        figure.legend(*entries, loc="outside lower center", ncols=3)
+    elif len(tables) > 1:
         grid[0, -1].legend()
     return figure
 
@@ -204,6 +208,45 @@ def interval_curve(
     mean, ci95 = zip(*(value[:2] for value in values), strict=True)
     drawn = axis.errorbar(x, mean, yerr=ci95, fmt=fmt, ms=3.5, capsize=2, **look)
     return drawn[0].get_color()
+
+
+def curve_panels(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence, str, str]]],
+    xlabel: str = "",
+    ylabel: str = "",
+    zero: str = "",
+    sharey: bool = True,
+) -> Figure:
+    """Curves with their intervals as bands, a panel for each group and one legend below.
+
+    Args:
+        panels: Title of a panel to its curves, and the label of a curve to its places x, its
+            values, its marker and line (such as "o-") and its colour. A value is a number, or a
+            mean and the half-width of its interval; what follows these two is left out.
+        xlabel: Of every panel.
+        ylabel: Of the first.
+        zero: "x", "y" or both: where a thin line marks zero.
+        sharey: Whether the panels have one scale.
+    """
+    figure, grid = plt.subplots(1, len(panels), figsize=(WIDTH, 3.1), squeeze=False, sharey=sharey)
+    for axis, (title, curves) in zip(grid[0], panels.items(), strict=True):
+        for label, (x, values, fmt, colour) in curves.items():
+            pairs = [(*np.atleast_1d(value), np.nan)[:2] for value in values]
+            mean, ci95 = np.array(pairs, dtype=float).T
+            axis.plot(x, mean, fmt, ms=3.5, color=colour, label=label)
+            axis.fill_between(x, mean - ci95, mean + ci95, color=colour, alpha=0.14, lw=0)
+        for name, line in (("x", axis.axvline), ("y", axis.axhline)):
+            if name in zero:
+                line(0, lw=0.6, color=INK, zorder=0)
+        axis.set(xlabel=xlabel, title=title)
+        axis.grid(axis="y")
+        axis.locator_params(axis="x", nbins=6)
+    grid[0, 0].set_ylabel(ylabel)
+    entries = {}  # a curve that is in several panels stands in the legend once
+    for axis in grid[0]:
+        entries |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(entries.values(), entries, loc="outside lower center", ncols=3)
+    return figure
 
 
 def scatter_embedding(
