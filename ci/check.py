@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import nbformat
-import yaml
+from sphinx_external_toc.parsing import parse_toc_yaml
 from twins import twin_text
 
 from fslib import notebooks
@@ -56,16 +56,7 @@ NOT_LOADED = {
 
 def toc_pages(book: Path) -> list[str]:
     """Give the names of all pages of the table of contents."""
-
-    def walk(node: object) -> Iterator[str]:
-        if isinstance(node, dict):
-            yield from (str(node[k]) for k in ("root", "file") if k in node)
-            node = list(node.values())
-        if isinstance(node, list):
-            for child in node:
-                yield from walk(child)
-
-    return list(walk(yaml.safe_load((book / "_toc.yml").read_text())))
+    return list(parse_toc_yaml(book / "_toc.yml"))
 
 
 def source_faults(book: Path) -> Iterator[str]:
@@ -73,10 +64,10 @@ def source_faults(book: Path) -> Iterator[str]:
     for name in toc_pages(book):
         if not any((book / name).with_suffix(s).exists() for s in (".py", ".md")):
             yield f"{book.name}/_toc.yml: there is no page {name}"
-    for twin in sorted(book.rglob("*.ipynb")):
-        if ".ipynb_checkpoints" not in twin.parts and not twin.with_suffix(".py").exists():
+    for twin in notebooks.pages_in(book, "*.ipynb"):
+        if not twin.with_suffix(".py").exists():
             yield f"{twin}: no .py beside it, which is the source of a page"
-    for script in sorted(book.rglob("*.py")):
+    for script in notebooks.pages_in(book):
         page, twin = notebooks.read_page(script), script.with_suffix(".ipynb")
         if not twin.exists():
             yield f"{script}: no .ipynb beside it: run `make twins`"
@@ -104,7 +95,7 @@ RICHER = {"text/html", "text/markdown", "image/png"}
 
 def executed_faults(executed: Path, book: Path) -> Iterator[str]:
     """Say what is wrong with executed copies: not there, of other code, errors, widgets."""
-    for script in sorted(book.rglob("*.py")):
+    for script in notebooks.pages_in(book):
         copy = (executed / script.relative_to(book)).with_suffix(".ipynb")
         if not copy.exists():
             yield f"{copy}: not there; {script.name} has not been executed"
@@ -112,7 +103,7 @@ def executed_faults(executed: Path, book: Path) -> Iterator[str]:
         ran = nbformat.read(copy, as_version=4)
         if notebooks.code_digest(ran) != notebooks.code_digest(notebooks.read_page(script)):
             yield f"{copy}: older than {script}"
-    for copy in sorted(executed.rglob("*.ipynb")):
+    for copy in notebooks.pages_in(executed, "*.ipynb"):
         if copy.name.endswith(".partial.ipynb"):
             continue
         ran = nbformat.read(copy, as_version=4)

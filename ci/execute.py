@@ -3,9 +3,10 @@
     python ci/execute.py --profile quick --output build/book
     python ci/execute.py --only start/task -p episodes=500
 
-A page runs again when its code, anything in fslib, its parameters, a data set's pack, the committed
-records of its data set or the published numbers changed. An executed copy notes what it was made
-from; one that notes something else is run again, but stays as good to render and check as it was.
+A page runs again when its code, anything in fslib, its parameters, the pack of a data set that they
+name, the committed records of its data set or the published numbers changed. An executed copy notes
+what it was made from; one that notes something else is run again, but stays as good to render and
+check as it was.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ import nbformat
 import yaml
 
 from fslib import notebooks
+from fslib.packs import BUILT_IN
 from fslib.paths import data_root, results_root
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,19 +51,19 @@ def profile_parameters(name: str) -> dict[str, Any]:
 
 
 def overrides(pairs: list[str]) -> dict[str, Any]:
-    """Read `name=value` pairs; values are YAML, so that 3 is a number and [0, 1] a list."""
+    """Read `name=value` pairs; 3 and 1e-2 are numbers, [0, 1] is a list."""
     values = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not (name.isidentifier() and equals):
             raise SystemExit(f"-p takes name=value, not {pair!r}.")
-        values[name] = yaml.safe_load(value)
+        values[name] = notebooks.value_of(value)
     return values
 
 
 def pages(book: Path, only: list[str]) -> list[Path]:
     """Give the book's pages in order, or those named (`start/task`, or a folder: `start`)."""
-    found = sorted(p for p in book.rglob("*.py") if ".ipynb_checkpoints" not in p.parts)
+    found = notebooks.pages_in(book)
     if not only:
         return found
     names = {p: p.relative_to(book).with_suffix("").as_posix() for p in found}
@@ -73,14 +76,20 @@ def pages(book: Path, only: list[str]) -> list[Path]:
     return [p for p, n in names.items() if any(n == w or n.startswith(w + "/") for w in wanted)]
 
 
-def data_digest() -> str:
-    """Give a hash of the data sets at hand, by their packs' own tables of contents."""
-    return notebooks.tree_digest(data_root(), "pack.json")
+def packs_of(values: Iterable[Any]) -> list[str]:
+    """Give the tables of contents of the packs that values name.
+
+    Those of the built-in sets do not count: a page may make them, and fslib decides what they hold.
+    """
+    names = {str(value).strip("'\"") for value in values}  # a default is as the cell writes it
+    packs = [p for p in sorted(data_root().glob("*/pack.json")) if p.parent.name in names]
+    return [p.read_text(encoding="utf-8") for p in packs if not p.parent.name.startswith(BUILT_IN)]
 
 
-def key_of(page: Any, parameters: dict[str, Any], fslib: str, data: str) -> str:
+def key_of(page: Any, parameters: dict[str, Any], fslib: str) -> str:
     """Give a hash of everything that an executed copy depends on."""
-    parts = [notebooks.code_digest(page), sorted(parameters.items()), fslib, data]
+    parts = [notebooks.code_digest(page), sorted(parameters.items()), fslib]
+    parts += packs_of({**notebooks.parameters_of(page), **parameters}.values())
     # Where `fslib.pages.published` reads them, whatever folder the records are in.
     parts.append(notebooks.tree_digest(ROOT / "results", "published.csv"))
     if "dataset" in parameters:
@@ -131,21 +140,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-p", dest="pairs", action="append", default=[], metavar="NAME=VALUE")
     given = parser.parse_args(arguments)
     profile, extra = profile_parameters(given.profile), overrides(given.pairs)
-    fslib, data = notebooks.tree_digest(ROOT / "fslib"), data_digest()
+    fslib = notebooks.tree_digest(ROOT / "fslib")
 
     plan, unchanged = [], 0
     for source in pages(given.book, given.only):
         page = notebooks.read_page(source)
         known = notebooks.parameters_of(page)
-        if unknown := sorted(set(extra) - set(known)):
-            raise SystemExit(
-                f"{source} has no parameter {', '.join(unknown)}; "
-                f"its parameters are: {', '.join(known) or 'none'}."
-            )
+        if refusal := notebooks.unknown_parameters(source, known, extra):
+            raise SystemExit(refusal)
         values = {k: v for k, v in {**profile, **extra}.items() if k in known}
         output = (given.output / source.relative_to(given.book)).with_suffix(".ipynb")
         before = noted(output)
-        key = key_of(page, values, fslib, data)
+        key = key_of(page, values, fslib)
         if before.get("key") == key and not given.force:
             unchanged += 1
             continue

@@ -13,12 +13,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import execute
@@ -30,29 +31,52 @@ import fslib.measure
 import fslib.study
 import fslib.train
 from fslib import notebooks
-from fslib.data import ImageSet
+from fslib.data import ImageSet, open_dataset
 from fslib.generalised.measure import SHOTS, find_generalised, parts_of, protocol_words
 from fslib.heads import HEADS
-from fslib.paths import results_root
+from fslib.measure import OWN_PARTS, find_record, join, part_of
+from fslib.paths import data_root, networks_root, results_root
 from fslib.results import command_of
 from fslib.runs import Config
 
 STAND_IN = "glyphs_small"
 COMMAND = "python -m fslib.measure "
-Need = tuple[str, str, tuple[int, ...], int]  # scored on, "head" or "!corruption", shots, episodes
+
+
+class Need(NamedTuple):
+    """One score that a page asks for; the order is that of `fslib.measure.find_record`."""
+
+    on: str
+    head: str
+    corruption: str
+    shots: tuple[int, ...]
+    episodes: int
+
+
+@functools.cache
+def real_images(name: str, dataset: str, root: Path) -> ImageSet:
+    """What the command line scores under a name, for a network trained on `dataset`.
+
+    The pages of a plan see a stand-in, whose resized or reduced images have another digest.
+    """
+    own = open_dataset(dataset, root)
+    if name == dataset:
+        return own["test"]
+    part = name.removeprefix(f"{dataset}_")
+    if part in OWN_PARTS:
+        return part_of(own, part)
+    return join(open_dataset(name, root)).resized(own["train"].size[0])
 
 
 class Plan:
     """What the pages asked for, in order: each configuration with its needs."""
 
     def __init__(self, missing: bool) -> None:
-        self.missing, self.committed = missing, results_root()
+        self.missing, self.committed, self.networks = missing, results_root(), networks_root()
         self.needs: dict[str, tuple[Config, list[Need]]] = {}
-        self.scored: set[str] = set()  # asked for a number
         self.opened: set[str] = set()  # asked for the network
         self.taught: dict[str, list[str]] = {}  # asked for old and new classes at once: how
-        self.open, self.measured, self.measured_generalised, self.fit = (
-            fslib.data.open_dataset,
+        self.measured, self.measured_generalised, self.fit = (
             fslib.measure.measured,
             fslib.study.measured_generalised,
             fslib.train.fit,
@@ -60,9 +84,9 @@ class Plan:
 
     def open_dataset(self, name: str, root: Any = None) -> dict[str, ImageSet]:
         """Small images under the name asked for, with the real digest where it is at hand."""
-        splits = self.open(STAND_IN)
+        splits = open_dataset(STAND_IN)
         with contextlib.suppress(FileNotFoundError):
-            real = self.open(name, root)
+            real = open_dataset(name, root)
             splits = {
                 split: dataclasses.replace(images, digest=real[split].digest)
                 for split, images in splits.items()
@@ -89,23 +113,34 @@ class Plan:
     ) -> Any:
         """In the place of `measured`."""
         scored = data["test"] if images is None else images
-        key = config.identity(data["train"].digest) + config.variant
-        _, needs = self.needs.setdefault(key, (config, []))
-        self.scored.add(key)
-        need = (scored.name, f"!{corruption}" if corruption else head, tuple(shots), episodes)
-        there = self.missing and fslib.measure.find_record(
-            self.committed,
-            config,
-            config.identity(data["train"].digest),
-            scored,
-            head,
-            corruption,
-            shots,
-            episodes,
-        )
-        if need not in needs and not there:
+        run = config.identity(data["train"].digest)
+        _, needs = self.needs.setdefault(run + config.variant, (config, []))
+        need = Need(scored.name, head, corruption, tuple(shots), episodes)
+        if (head or corruption) and (scored.name != config.dataset or (head and corruption)):
+            raise ValueError(
+                f"no command scores {config.method} on {scored.name} with head {head!r} and "
+                f"corruption {corruption!r}: fslib.measure takes one of the two, and only on "
+                f"{config.dataset}, which it trained on"
+            )
+        if need not in needs and not (self.missing and self.recorded(config, run, need)):
             needs.append(need)
         return self.measured(self.small(config), data, images, head, corruption, shots, 200)
+
+    def recorded(self, config: Config, run: str, need: Need) -> bool:
+        """Whether a committed record has this score; none has it without the data set at hand."""
+        try:
+            images = real_images(need.on, config.dataset, data_root())
+        except FileNotFoundError:
+            return False
+        return find_record(self.committed, config, run, images, *need[1:]) is not None
+
+    def recorded_generalised(self, config: Config, *how: Any) -> bool:
+        """The same for all scores of `measured_generalised`."""
+        try:
+            parts = parts_of(open_dataset(config.dataset))
+        except FileNotFoundError:
+            return False
+        return bool(find_generalised(self.committed, config, parts, *how))
 
     def note_generalised(
         self,
@@ -116,9 +151,9 @@ class Plan:
         draws: int = 100,
     ) -> Any:
         """In the place of `measured_generalised`."""
-        parts, how = parts_of(data), (shots, lessons, draws)
-        if not (self.missing and find_generalised(self.committed, config, parts, *how)):
-            key = config.identity(parts["train"].digest) + config.variant
+        how = (shots, lessons, draws)
+        if not (self.missing and self.recorded_generalised(config, *how)):
+            key = config.identity(parts_of(data)["train"].digest) + config.variant
             self.needs.setdefault(key, (config, []))
             self.taught[key] = protocol_words(*how)
         return self.measured_generalised(self.small(config), data, shots, 20, 5)
@@ -126,9 +161,10 @@ class Plan:
     def train(self, config: Config, data: dict[str, ImageSet] | None = None, **how: Any) -> Any:
         """In the place of `fit`: a look inside needs the run, but no record."""
         data = self.open_dataset(config.dataset) if data is None else data
-        key = config.identity(data["train"].digest) + config.variant
-        self.needs.setdefault(key, (config, []))
-        self.opened.add(key)
+        run = config.identity(data["train"].digest)
+        if not (self.missing and (self.networks / run / "run.json").exists()):
+            self.needs.setdefault(run + config.variant, (config, []))
+            self.opened.add(run + config.variant)
         return self.fit(self.small(config), data, **how)
 
     def lines(self) -> Iterator[str]:
@@ -137,34 +173,24 @@ class Plan:
             network = ["--publish"] * (key in self.opened)
             if key in self.taught:
                 yield command_of(config, self.taught[key]).removeprefix(COMMAND)
-            elif key not in self.scored:
-                yield self.line(config, [], (1, 5), 10_000, network)
-            protocols = sorted({(shots, episodes) for _, _, shots, episodes in needs})
-            widest = {n: max((s for s, e in protocols if e == n), key=len) for _, n in protocols}
-            for episodes, shots in sorted(widest.items(), reverse=True):
-                asked = [need for need in needs if need[3] == episodes]
-                yield self.line(config, asked, shots, episodes, network)
+            for episodes in sorted({need.episodes for need in needs}, reverse=True):
+                asked = [need for need in needs if need.episodes == episodes]
+                yield self.line(config, asked, episodes, network)
                 network = []
+            if network:
+                yield self.line(config, [], 10_000, network)
 
-    def line(
-        self,
-        config: Config,
-        needs: list[Need],
-        shots: tuple[int, ...],
-        episodes: int,
-        network: list[str],
-    ) -> str:
+    def line(self, config: Config, needs: list[Need], episodes: int, network: list[str]) -> str:
         """The command that makes all records of one configuration and protocol."""
         words = {"on": [], "corruptions": [], "heads": []}
-        for on, what, _, _ in needs:
-            if on != config.dataset:
-                words["on"] += [config.dataset] * (not words["on"]) + [on]
-            elif what.startswith("!"):
-                words["corruptions"].append(what[1:])
-            elif what:
-                words["heads"].append(what)
+        for need in needs:
+            if need.on != config.dataset:
+                words["on"] += [config.dataset] * (not words["on"]) + [need.on]
+            words["corruptions"] += [need.corruption] * bool(need.corruption)
+            words["heads"] += [need.head] * bool(need.head)
         also = [w for key, found in words.items() if found for w in (f"--{key}", *unique(found))]
-        if shots != (1, 5):
+        shots = sorted({shot for need in needs for shot in need.shots}) or [1, 5]
+        if shots != [1, 5]:
             also += ["--shots", *map(str, shots)]
         if episodes != 10_000:
             also += ["--episodes", str(episodes)]
@@ -197,7 +223,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("only", nargs="+", help="pages, such as bml or bml/training")
     parser.add_argument("--profile", default="cpu")
     parser.add_argument("--book", type=Path, default=execute.ROOT / "book")
-    parser.add_argument("--missing", action="store_true", help="leave out what has a record")
+    parser.add_argument(
+        "--missing",
+        action="store_true",
+        help="leave out what has a record (of data sets that are at hand: others count as missing)",
+    )
     given = parser.parse_args(arguments)
     parameters = execute.profile_parameters(given.profile)
     plan = Plan(given.missing)

@@ -3,8 +3,9 @@
     python ci/sweep.py book/start/protocol.ipynb --grid shots=1,5 seed=0,1,2 --jobs 2
     python ci/sweep.py book/start/protocol.py --grid seed=0,1,2 --executor slurm --minutes 120
 
-Each setting has its own output file below build/sweep; those that are there are not run again. The
-work is one call of `fslib.notebooks.run`, which any other scheduler can make as well.
+Each setting has its own output file below build/sweep, and is not run again until the code of the
+page changes. The work is one call of `fslib.notebooks.run`, which any other scheduler can make as
+well.
 """
 
 from __future__ import annotations
@@ -17,18 +18,17 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import joblib
-import nbformat
-import yaml
-from execute import overrides, profile_parameters
+from execute import noted, overrides, profile_parameters
 
 from fslib import notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
+SLURM_CORES = 4  # of one job
 
 
 def settings_of(grid: list[str], fixed: dict[str, Any]) -> list[dict[str, Any]]:
@@ -42,8 +42,7 @@ def settings_of(grid: list[str], fixed: dict[str, Any]) -> list[dict[str, Any]]:
         name, equals, text = axis.partition("=")
         if not (name.isidentifier() and equals and text):
             raise SystemExit(f"--grid takes name=value,value, not {axis!r}.")
-        values = yaml.safe_load(text if text.startswith("[") else f"[{text}]")
-        axes[name] = values
+        axes[name] = notebooks.value_of(text if text.startswith("[") else f"[{text}]")
     rows = itertools.product(*axes.values())
     return [{**fixed, **dict(zip(axes, row, strict=True))} for row in rows]
 
@@ -78,19 +77,9 @@ def pool(name: str, jobs: int, folder: Path, minutes: int, gpus: int) -> Iterato
         workers = submitit.AutoExecutor(folder=folder / "log", cluster=name)
         workers.update_parameters(timeout_min=minutes, gpus_per_node=gpus)
         if name == "slurm":
-            workers.update_parameters(cpus_per_task=4, slurm_array_parallelism=jobs)
-        with workers.batch() if name == "slurm" else _nothing():
+            workers.update_parameters(cpus_per_task=SLURM_CORES, slurm_array_parallelism=jobs)
+        with workers.batch() if name == "slurm" else nullcontext():
             yield workers
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-def seconds_of(output: Path) -> float:
-    """Give the seconds that an executed setting notes."""
-    return nbformat.read(output, as_version=4).metadata.get("fslib", {}).get("seconds", 0.0)
 
 
 def main(arguments: list[str] | None = None, runner: Callable[..., str] = notebooks.run) -> int:
@@ -104,37 +93,40 @@ def main(arguments: list[str] | None = None, runner: Callable[..., str] = notebo
     parser.add_argument("--jobs", type=int, default=2, help="settings at a time")
     parser.add_argument("--minutes", type=int, default=240, help="limit of one Slurm job")
     parser.add_argument("--gpus", type=int, default=0, help="devices of one Slurm job")
-    parser.add_argument("--output", type=Path, help="default: build/sweep/<page>")
+    parser.add_argument("--output", type=Path, help="default: build/sweep/<part>/<page>")
     given = parser.parse_args(arguments)
     if given.executor not in ("processes", "dask", "slurm", "local"):
         raise SystemExit(f"There is no executor {given.executor}: processes, dask, slurm, local.")
-    known = notebooks.parameters_of(notebooks.read_page(given.notebook))
+    path = given.notebook.resolve()
+    page = notebooks.read_page(path)
+    known = notebooks.parameters_of(page)
     base = profile_parameters(given.profile) if given.profile else {}
     fixed = {k: v for k, v in base.items() if k in known} | overrides(given.pairs)
     settings = settings_of(given.grid, fixed)
-    if unknown := sorted({name for s in settings for name in s} - set(known)):
-        raise SystemExit(
-            f"{given.notebook} has no parameter {', '.join(unknown)}; "
-            f"its parameters are: {', '.join(known) or 'none'}."
-        )
-    folder = (given.output or ROOT / "build" / "sweep" / given.notebook.stem).resolve()
+    if refusal := notebooks.unknown_parameters(
+        given.notebook, known, (name for s in settings for name in s)
+    ):
+        raise SystemExit(refusal)
+    usual = ROOT / "build" / "sweep" / path.parent.name / path.stem
+    folder = (given.output or usual).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    os.environ["OMP_NUM_THREADS"] = str(max(1, joblib.cpu_count() // given.jobs))
+    # A Slurm job takes the variable along to a node where this one's cores say nothing.
+    shared = max(1, joblib.cpu_count() // given.jobs)
+    os.environ["OMP_NUM_THREADS"] = str(SLURM_CORES if given.executor == "slurm" else shared)
     outputs = {folder / f"{label(s)}.ipynb": s for s in settings}
-    waiting = [path for path in outputs if not path.exists()]
+    note = {"profile": given.profile or "none", "source": notebooks.code_digest(page)}
+    waiting = [p for p in outputs if noted(p).get("source") != note["source"]]
     failed: dict[Path, str] = {}
-    note = {"profile": given.profile or "none"}
-    page = given.notebook.resolve()
     with pool(given.executor, given.jobs, folder, given.minutes, given.gpus) as workers:
-        tasks = {p: workers.submit(runner, page, p, outputs[p], ROOT, note) for p in waiting}
+        tasks = {p: workers.submit(runner, path, p, outputs[p], ROOT, note) for p in waiting}
         if given.executor != "slurm":  # a Slurm batch is sent when the block ends
             failed = wait(tasks)
     if given.executor == "slurm":
         failed = wait(tasks)
-    for path in outputs:
-        state = "failed" if path in failed else "done" if path in waiting else "was there"
-        took = f"{seconds_of(path):7.1f} s" if path.exists() else f"{'':9}"
-        print(f"{path.stem:40} {state:9} {took}  {os.path.relpath(path)}")
+    for output in outputs:
+        state = "failed" if output in failed else "done" if output in waiting else "was there"
+        took = f"{'':9}" if output in failed else f"{noted(output).get('seconds', 0):7.1f} s"
+        print(f"{output.stem:40} {state:9} {took}  {os.path.relpath(output)}")
     for message in failed.values():
         print(f"\nFailed: {message}", file=sys.stderr)
     return 1 if failed else 0

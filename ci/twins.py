@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat
 
-from fslib.notebooks import read_page
+from fslib.notebooks import pages_in, read_page
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
 
@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Write the twins that differ, and name them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scripts", nargs="*", type=Path, help="default: every page of the book")
-    scripts = parser.parse_args(arguments).scripts or sorted(BOOK.rglob("*.py"))
+    scripts = parser.parse_args(arguments).scripts or pages_in(BOOK)
     for script in scripts:
         twin, text = script.with_suffix(".ipynb"), twin_text(script)
         if not twin.exists() or twin.read_text() != text:

@@ -19,6 +19,7 @@ import numpy as np
 
 from data_scripts import archives, common, fetch, glove, images
 from data_scripts.common import ScriptError, say
+from fslib.packs import SPLITS, write_pack
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
 ARCHIVE = "md5:eb9058c3a382ffc7106e4002c42a8d85"
@@ -206,10 +207,8 @@ def build(
     Raises:
         ScriptError: Something is missing or damaged; says what to do.
     """
-    from fslib.packs import write_pack
-
     split = common.read_split(split_file or common.SPLIT_FILES / "cifar_fs.json")
-    classes = [c for part in common.SPLITS for c in split.get(part, [])]
+    classes = [c for part in SPLITS for c in split.get(part, [])]
     per_class = split.get("per_class")
     need = len(classes) * (per_class or 0) * 3 * 32 * 32
     if place is None:

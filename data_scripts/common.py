@@ -15,8 +15,9 @@ from typing import Any
 
 from filelock import FileLock
 
+from fslib.packs import BUILT_IN, SPLITS, DataCorrupt, check_pack, refuse_foreign
+
 SPLIT_FILES = Path(__file__).parent / "splits"
-SPLITS = ("train", "val", "test")
 
 
 class ScriptError(Exception):
@@ -101,12 +102,13 @@ def check_name(name: str) -> None:
     """Refuse a pack name that is not a plain folder name.
 
     Raises:
-        ScriptError: It holds other characters, or is the name of the built-in data set.
+        ScriptError: It holds other characters, or begins as the names of built-in data sets do.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name == "glyphs":
+    # Some file systems take Glyphs and glyphs for the same folder.
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name.lower().startswith(BUILT_IN):
         raise ScriptError(
             f"--name {name!r} cannot be used: take letters, digits, '_', '-' and '.', "
-            "beginning with a letter or digit, and not 'glyphs', which is built in"
+            f"beginning with a letter or digit, but not with {BUILT_IN!r}, which is built in"
         )
 
 
@@ -167,9 +169,6 @@ def finished(root: Path, name: str, settings: dict[str, Any], force: bool) -> bo
         ScriptError: It is there, made with other options.
         FileExistsError: Something that is no pack lies in its place, whatever `force` says.
     """
-    # Imported here as everywhere in these scripts: torch takes seconds, `--help` should not.
-    from fslib.packs import DataCorrupt, check_pack, refuse_foreign
-
     folder = root / name
     if not folder.exists():
         return False

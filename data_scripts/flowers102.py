@@ -16,8 +16,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from scipy.io import loadmat
+
 from data_scripts import archives, common, fetch, images
 from data_scripts.common import ScriptError, say
+from fslib.packs import SPLITS, write_pack
 
 URL = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 IMAGES, LABELS = "102flowers.tgz", "imagelabels.mat"
@@ -35,8 +38,6 @@ NAME = "flowers102"
 
 def _labels(path: Path, classes: Sequence[str]) -> list[str]:
     """The class name of each image of the original archive, in the order of its numbers."""
-    from scipy.io import loadmat
-
     fetch.verify(path, KNOWN[LABELS])
     try:
         # MATLAB 5 files hold arrays; scipy runs no code from them.
@@ -139,10 +140,8 @@ def build(
     Raises:
         ScriptError: Something is missing or damaged; says what to do.
     """
-    from fslib.packs import write_pack
-
     split = common.read_split(split_file or common.SPLIT_FILES / "flowers102.json")
-    classes = [c for part in common.SPLITS for c in split.get(part, [])]
+    classes = [c for part in SPLITS for c in split.get(part, [])]
     need = 80 * len(classes) * 3 * side * side  # 80 images a class on average
     if place is None:
         common.need_space(root, need + 345_000_000, "download and pack")

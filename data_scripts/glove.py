@@ -18,16 +18,14 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from data_scripts import archives, common
 from data_scripts.common import ScriptError, say
-
-if TYPE_CHECKING:
-    from fslib.packs import PackSplit
+from fslib.packs import DataCorrupt, PackSplit, check_pack
 
 
 def words_of(name: str) -> list[str]:
@@ -216,8 +214,6 @@ def add_to_pack(folder: Path, table: Table, partial: bool = False) -> None:
 
 def _checked(folder: Path) -> dict[str, Any]:
     """What pack.json says, in one error of ours if the pack is damaged or missing."""
-    from fslib.packs import DataCorrupt, check_pack
-
     if not folder.is_dir():
         raise ScriptError(f"there is no pack at {folder}: make it first")
     try:

@@ -10,16 +10,14 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from data_scripts.common import SPLITS, ScriptError
-
-if TYPE_CHECKING:
-    from fslib.packs import PackSplit
+from data_scripts.common import ScriptError
+from fslib.packs import SPLITS, PackSplit
 
 ORIENTATION = 0x0112  # the EXIF tag
 A = TypeVar("A")
@@ -195,8 +193,6 @@ def assemble(
     Raises:
         ScriptError: A class is missing or has too few images; names class, count and need.
     """
-    from fslib.packs import PackSplit
-
     by_class: dict[str, list[Record]] = collections.defaultdict(list)
     for record in records:
         by_class[record[0]].append(record)

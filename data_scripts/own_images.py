@@ -24,7 +24,8 @@ import numpy as np
 from PIL import Image
 
 from data_scripts import common, images
-from data_scripts.common import SPLITS, ScriptError, say
+from data_scripts.common import ScriptError, say
+from fslib.packs import SPLITS, write_pack
 
 LAYOUT = (
     "put the images of each class into a folder of its own: FOLDER/oak/1.jpg, FOLDER/birch/1.jpg"
@@ -216,8 +217,6 @@ def build(plan: Plan, root: Path, name: str, at_least: int = 1, skip_broken: boo
     Raises:
         ScriptError: A class has too few images, or an image cannot be read.
     """
-    from fslib.packs import write_pack
-
     folder, side, files = plan.folder, plan.side, plan.files
     _check_counts(collections.Counter(c for c, _ in files), plan, at_least)  # before the work
     common.need_space(root, len(files) * 3 * side * side, f"packing {name}")

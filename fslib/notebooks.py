@@ -15,13 +15,14 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jupytext
 import nbformat
 import papermill
+import yaml
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbformat import NotebookNode
@@ -70,6 +71,12 @@ class KernelSockets(AsyncKernelManager):
     cleanup_resources = _async_cleanup_resources
 
 
+def pages_in(folder: str | Path, pattern: str = "*.py") -> list[Path]:
+    """Give the pages below a folder in order, without the copies that JupyterLab keeps of them."""
+    found = Path(folder).rglob(pattern)
+    return sorted(p for p in found if ".ipynb_checkpoints" not in p.parts)
+
+
 def read_page(path: str | Path) -> NotebookNode:
     """Read a page from its percent script or its notebook.
 
@@ -112,6 +119,45 @@ def parameters_of(page: NotebookNode) -> dict[str, Any]:
     if not cells:
         return {}
     return {p.name: p.default for p in PythonTranslator.inspect(cells[0])}
+
+
+def unknown_parameters(page: str | Path, known: Iterable[str], given: Iterable[str]) -> str:
+    """Say in one sentence which of the names given are no parameters of a page.
+
+    Args:
+        page: for the message.
+        known: what the page declares, see :func:`parameters_of`.
+        given: names.
+
+    Returns:
+        The sentence, which also says what there is; "" where all are known.
+    """
+    unknown = ", ".join(sorted(set(given) - set(known)))
+    there = ", ".join(known) or "none"
+    return f"{page} has no parameter {unknown}; its parameters are: {there}." if unknown else ""
+
+
+class _Words(yaml.SafeLoader):
+    """YAML in which 1e-2 is a number, alone or in a list: YAML 1.1 asks for a point and a sign."""
+
+
+_Words.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def value_of(text: str) -> Any:
+    """Give the value that stands on a command line: JSON or, for plain words, YAML.
+
+    Args:
+        text: such as ``3``, ``1e-2``, ``true``, ``glyphs`` or ``[0, 1]``.
+    """
+    try:
+        return json.loads(text)
+    except ValueError:
+        return yaml.load(text, _Words)
 
 
 def code_of(page: NotebookNode) -> list[tuple[str, tuple[str, ...]]]:
@@ -165,12 +211,8 @@ def run(
     """
     parameters = dict(parameters or {})
     page = read_page(notebook)
-    known = parameters_of(page)
-    if unknown := sorted(set(parameters) - set(known)):
-        raise UnknownParameter(
-            f"{notebook} has no parameter {', '.join(unknown)}; "
-            f"its parameters are: {', '.join(known) or 'none'}."
-        )
+    if refusal := unknown_parameters(notebook, parameters_of(page), parameters):
+        raise UnknownParameter(refusal)
     output = Path(output).resolve()
     partial = output.with_suffix(".partial.ipynb")
     partial.parent.mkdir(parents=True, exist_ok=True)

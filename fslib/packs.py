@@ -20,6 +20,8 @@ import numpy as np
 
 SPLITS = ("train", "val", "test")
 FORMAT = 1
+BUILT_IN = "glyphs"
+"""Names of built-in data sets begin with this, and no others do."""
 
 
 class DataCorrupt(RuntimeError):

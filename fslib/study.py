@@ -15,6 +15,7 @@ from typing import Any
 from fslib.data import ImageSet, open_dataset
 from fslib.generalised.measure import COUNTS, measured_generalised
 from fslib.measure import measured
+from fslib.packs import BUILT_IN
 from fslib.results import Record
 from fslib.runs import Config, Run
 from fslib.train import fit
@@ -32,7 +33,7 @@ def usual_rate(method: str, dataset: str) -> float:
         method: A key of `fslib.methods.METHODS`.
         dataset: As in `fslib.runs.Config`.
     """
-    if dataset.startswith("glyphs"):
+    if dataset.startswith(BUILT_IN):
         if method.startswith("protonet"):
             return 0.01
         if method in ("bml", "negative_margin"):

@@ -1,4 +1,4 @@
-"""The book's plumbing: executing by profile, freshness, checks, sweeps."""
+"""The book's plumbing: executing by profile, freshness, checks."""
 
 import json
 import shutil
@@ -9,7 +9,6 @@ import execute
 import nbformat
 import pytest
 import render
-import sweep
 import twins
 
 PAGE = """\
@@ -130,32 +129,49 @@ def test_a_second_run_does_nothing_and_changed_code_runs(copied, capsys):
 
 def test_parameters_fslib_data_and_records_make_a_page_run_again(book, tmp_path, monkeypatch):
     page = execute.notebooks.read_page(book / "start/task.py")
-    key = execute.key_of(page, {"episodes": 5}, "fslib", "data")
-    assert key == execute.key_of(page, {"episodes": 5}, "fslib", "data")
-    others = [({"episodes": 6}, "fslib", "data"), ({"episodes": 5}, "other", "data")]
-    others.append(({"episodes": 5}, "fslib", "other"))
-    assert len({key, *(execute.key_of(page, *o) for o in others)}) == 4
+    key = execute.key_of(page, {"episodes": 5}, "fslib")
+    assert key == execute.key_of(page, {"episodes": 5}, "fslib")
+    others = [({"episodes": 6}, "fslib"), ({"episodes": 5}, "other")]
+    assert len({key, *(execute.key_of(page, *o) for o in others)}) == 3
     monkeypatch.setenv("FSLIB_RESULTS", str(tmp_path))
     (tmp_path / "runs").mkdir()
 
     def with_record(name: str) -> list[str]:
         (tmp_path / f"runs/{name}.json").write_text("{}")
-        return [execute.key_of(page, {"dataset": d}, "fslib", "data") for d in ("a", "b")]
+        return [execute.key_of(page, {"dataset": d}, "fslib") for d in ("a", "b")]
 
     (a, b), (new_a, same_b) = with_record("c--ce"), with_record("a--ce")
     assert new_a != a and same_b == b
     monkeypatch.setattr(execute, "ROOT", tmp_path)
-    before = execute.key_of(page, {}, "fslib", "data")
+    before = execute.key_of(page, {}, "fslib")
     (tmp_path / "results").mkdir()
     (tmp_path / "results/published.csv").write_text("paper\n")
-    assert execute.key_of(page, {}, "fslib", "data") != before
+    assert execute.key_of(page, {}, "fslib") != before
+
+
+def test_only_the_data_sets_that_a_page_names_make_it_run_again(book, tmp_path, monkeypatch):
+    page = execute.notebooks.read_page(book / "start/task.py")
+    monkeypatch.setenv("FSLIB_DATA", str(tmp_path / "data"))
+    settings = ({}, {"dataset": "glyphs", "transfer": ""}, {"dataset": "a", "transfer": "far"})
+
+    def changed_by(name: str) -> list[bool]:
+        before = [execute.key_of(page, given, "fslib") for given in settings]
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "pack.json").write_text(name)
+        after = [execute.key_of(page, given, "fslib") for given in settings]
+        return [a != b for a, b in zip(before, after, strict=True)]
+
+    assert changed_by("glyphs") == [False, False, False], "made by the first run of any page"
+    assert changed_by("other") == [False, False, False]
+    assert changed_by("cifar_fs") == [True, False, False], "the default of the page"
+    assert changed_by("far") == [False, False, True]
 
 
 def test_an_empty_variable_is_the_usual_folder(monkeypatch):
     monkeypatch.delenv("FSLIB_DATA", raising=False)
-    usual = execute.data_digest()
+    usual = execute.data_root()
     monkeypatch.setenv("FSLIB_DATA", "")
-    assert execute.data_digest() == usual
+    assert execute.data_root() == usual
 
 
 def test_unknown_names_are_one_clear_sentence(book, tmp_path):
@@ -170,8 +186,8 @@ def test_unknown_names_are_one_clear_sentence(book, tmp_path):
 
 
 def test_override_values_are_typed():
-    given = execute.overrides(["a=3", "b=[0, 1]", "c=glyphs", "d=0.5"])
-    assert given == {"a": 3, "b": [0, 1], "c": "glyphs", "d": 0.5}
+    given = execute.overrides(["a=3", "b=[0, 1]", "c=glyphs", "d=0.5", "e=1e-2"])
+    assert given == {"a": 3, "b": [0, 1], "c": "glyphs", "d": 0.5, "e": 0.01}
 
 
 def test_pages_come_before_threads(monkeypatch):
@@ -190,9 +206,18 @@ def test_twins_are_the_same_bytes_every_time(book):
     assert twin.read_bytes() == first
 
 
-def test_a_book_in_order_has_no_faults(copied, capsys):
+def test_a_book_in_order_has_no_faults(copied, capsys, monkeypatch):
     book = copied / "book"
-    assert faults(capsys, "--sources", "--executed", copied / "out", "--book", book) == []
+    arguments = ("--sources", "--executed", copied / "out", "--book", book)
+    assert faults(capsys, *arguments) == []
+    for folder, name in ((book, "task-checkpoint.py"), (copied / "out", "task-checkpoint.ipynb")):
+        kept = folder / "start/.ipynb_checkpoints" / name
+        kept.parent.mkdir()
+        kept.write_text("an older page, as JupyterLab keeps it")
+    assert faults(capsys, *arguments) == []
+    monkeypatch.setattr(twins, "BOOK", book)
+    twins.main([])
+    assert not list((book / "start/.ipynb_checkpoints").glob("*.ipynb"))
 
 
 def test_source_faults_are_found(book, capsys):
@@ -288,47 +313,3 @@ def test_an_assembled_page_says_where_its_outputs_are_from(copied):
     )
     (out / "start/task.ipynb").unlink()
     assert "has not been run" in assembled() and "glyphs_small 200" not in assembled()
-
-
-def pretend(notebook: Path, output: Path, parameters: dict, cwd: Path, note: dict) -> str:
-    """Stand in for a run: write the setting, or fail where it says so."""
-    if parameters["episodes"] == 13:
-        raise RuntimeError("thirteen failed")
-    page = nbformat.v4.new_notebook(metadata={"fslib": {**note, "seconds": 1.5}})
-    page.cells = [nbformat.v4.new_raw_cell(json.dumps(parameters), id="a")]
-    nbformat.write(page, output)
-    return str(output)
-
-
-@pytest.mark.parametrize("executor", ["processes", "local"])
-def test_a_sweep_runs_each_setting_once(book, tmp_path, capsys, monkeypatch, executor):
-    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{execute.ROOT}:{execute.ROOT}/ci")
-    monkeypatch.chdir(tmp_path)
-    grid = ["--grid", "episodes=2" if executor == "local" else "episodes=1,2,13"]
-    arguments = [str(book / "start/task.py"), *grid, "--executor", executor, "--output", "out"]
-    code = sweep.main(arguments, runner=pretend)
-    shown = capsys.readouterr()
-    assert code == (0 if executor == "local" else 1)
-    assert ("thirteen failed" in shown.err) == (executor == "processes")
-    count = 1 if executor == "local" else 2
-    assert shown.out.count("done") == count
-    held = nbformat.read(tmp_path / "out/episodes=2.ipynb", as_version=4)
-    assert json.loads(held.cells[0].source) == {"episodes": 2}
-    sweep.main(arguments, runner=pretend)
-    assert capsys.readouterr().out.count("was there") == count
-
-
-def test_grids_are_products_and_lists_stay_lists():
-    assert sweep.settings_of(["a=1,5", "b=x,y"], {"c": 0})[1] == {"c": 0, "a": 1, "b": "y"}
-    assert sweep.settings_of(["s=[[0],[1,2]]"], {}) == [{"s": [0]}, {"s": [1, 2]}]
-    assert sweep.label({"a": 1, "b": "x"}) == "a=1-b=x" and len(sweep.label({"a": [1]})) == 16
-
-
-def test_a_sweep_refuses_what_it_does_not_know(book):
-    page = str(book / "start/task.py")
-    with pytest.raises(SystemExit, match="no parameter shot; its parameters are: dataset"):
-        sweep.main([page, "--grid", "shot=1,5"])
-    with pytest.raises(SystemExit, match="no executor ray"):
-        sweep.main([page, "--executor", "ray"])
-    with pytest.raises(SystemExit, match="--grid takes"):
-        sweep.main([page, "--grid", "episodes"])

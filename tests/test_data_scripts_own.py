@@ -107,8 +107,9 @@ class TestOwnImages:
         assert "elm" in message and "ash, birch, oak" in message
         message = fails(own_images.main, *line, "--test", "1.5", capsys=capsys)
         assert "add up to 1" in message
-        message = fails(own_images.main, folder, "--name", "../x", capsys=capsys)
-        assert "cannot be used" in message
+        for name in ("../x", *data.GLYPHS, "Glyphs.2"):
+            message = fails(own_images.main, folder, "--name", name, capsys=capsys)
+            assert f"--name {name!r} cannot be used" in message
 
     @pytest.mark.parametrize("more", [[], ["--force"]])
     def test_the_photos_survive_a_pack_of_their_name(self, tmp_path, folder, more, capsys):

@@ -64,6 +64,25 @@ def test_parameters_are_read_from_their_cell(tmp_path):
     assert notebooks.parameters_of(page) == {"shots": "5", "seeds": "[0]", "name": '"glyphs"'}
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *[("1e-2", 0.01), ("1e3", 1000.0), ("-2.5E4", -25000.0), ("[1e-3,1e-2]", [0.001, 0.01])],
+        *[("[1e-3, small, '1e-3']", [0.001, "small", "1e-3"]), ("3", 3), ("true", True)],
+        *[("no", False), ("glyphs", "glyphs"), ("[[0],[1,2]]", [[0], [1, 2]]), ("e-2", "e-2")],
+    ],
+)
+def test_values_of_a_command_line_are_typed(text, value):
+    assert repr(notebooks.value_of(text)) == repr(value)
+
+
+def test_the_copies_of_jupyterlab_are_no_pages(tmp_path):
+    page = write_page(tmp_path, "")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".ipynb_checkpoints/page-checkpoint.py").write_text(page.read_text())
+    assert notebooks.pages_in(tmp_path) == [page]
+
+
 def test_only_code_decides_the_digest(tmp_path):
     first = notebooks.read_page(write_page(tmp_path, "a = 1\n\n# %% [markdown]\n# prose"))
     prose = notebooks.read_page(write_page(tmp_path, "a = 1\n\n# %% [markdown]\n# better prose"))
