@@ -16,7 +16,6 @@ from scipy.special import stdtrit
 
 from fslib.evaluate import interval
 from fslib.results import Record, RecordMissing, load_scores
-from fslib.runs import config_of
 
 
 def mean_over_seeds(records: Sequence[Record], shot: int) -> tuple[float, float, float]:
@@ -111,4 +110,4 @@ def compare(
 
 def _networks(records: Sequence[Record]) -> list[str]:
     """Which runs were scored, by the name of each."""
-    return sorted(config_of(r.config).identity(r.facts.get("data_digest", "")) for r in records)
+    return sorted(record.run for record in records)

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,38 @@ GLYPHS = {"glyphs": (100, 120), "glyphs_small": (40, 40)}
 
 class DataMissing(FileNotFoundError):
     """A data set is not on this machine; the message names the command that makes it."""
+
+
+def _command(name: str, root: Path, options: str = "") -> str:
+    """What makes a data set; `options` are those of the script for folders of one's own."""
+    # Beside the scripts of data sets lie tools such as `images`, which pack none by their name.
+    file = ROOT / "data_scripts" / f"{name}.py"
+    known = file.exists() and f'NAME = "{name}"' in file.read_text(encoding="utf-8")
+    script = name if known else f"own_images FOLDER --name {name}{options}"
+    return f"`python -m data_scripts.{script} --root {root}`"
+
+
+class Splits(dict[str, ImageSet]):
+    """The splits of a packed data set; one that it lacks is refused with the way to make it.
+
+    Args:
+        splits: Those that are there.
+        name: Of the data set.
+        root: Folder of the packs.
+    """
+
+    def __init__(self, splits: Mapping[str, ImageSet], name: str, root: Path) -> None:
+        super().__init__(splits)
+        self.name, self.root = name, root
+
+    def __missing__(self, split: str) -> ImageSet:
+        """Refuse a split that is not there."""
+        # Own photos are all novel classes unless their script is told otherwise.
+        command = _command(self.name, self.root, " --val 0.2 --test 0.2 --force")
+        raise DataMissing(
+            f"data set {self.name!r} at {self.root / self.name} has no split {split!r}, only "
+            f"{', '.join(self)}: pack it again with {command}"
+        )
 
 
 def _open_split(folder: Path, name: str, split: str, entry: dict[str, Any]) -> ImageSet:
@@ -66,7 +99,8 @@ def open_dataset(name: str, root: str | os.PathLike[str] | None = None) -> dict[
         root: Folder of the packs; `$FSLIB_DATA` or `data/` of the project where None.
 
     Returns:
-        The splits: `train` (base classes), `val`, `test` (novel classes), as far as there are.
+        The splits: `train` (base classes), `val`, `test` (novel classes), as far as there are;
+        asking for another raises `DataMissing` too.
 
     Raises:
         DataMissing: There is no such pack; the message names the command that makes it.
@@ -77,23 +111,17 @@ def open_dataset(name: str, root: str | os.PathLike[str] | None = None) -> dict[
     if name in GLYPHS:
         return _open_glyphs(name, root)
     if not folder.exists():
-        # Beside the scripts of data sets lie tools such as `images`, which pack none by their name.
-        file = ROOT / "data_scripts" / f"{name}.py"
-        known = file.exists() and f'NAME = "{name}"' in file.read_text(encoding="utf-8")
-        script = name if known else f"own_images FOLDER --name {name}"
-        raise DataMissing(
-            f"no data set {name!r} at {folder}: make it with "
-            f"`python -m data_scripts.{script} --root {root}`"
-        )
+        raise DataMissing(f"no data set {name!r} at {folder}: make it with {_command(name, root)}")
     return _open_pack(folder)
 
 
 def _open_pack(folder: Path) -> dict[str, ImageSet]:
     content = check_pack(folder)
-    return {
+    splits = {
         split: _open_split(folder, content["name"], split, entry)
         for split, entry in content["splits"].items()
     }
+    return Splits(splits, folder.name, folder.parent)
 
 
 def _open_glyphs(name: str, root: Path) -> dict[str, ImageSet]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,9 +17,6 @@ from fslib.device import autocast
 from fslib.episodes import Episodes, draw_episodes
 from fslib.heads import Head
 from fslib.methods.base import Method
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # Features gathered at a time, in numbers: 4 M float32 (16 MB). Larger pieces leave the cache (half
 # the speed at 64 MB), smaller ones pay for their calls.
@@ -235,7 +231,6 @@ def evaluate(
     maps: Tensor | None = None,
     base_mean: Tensor | None = None,
     branch: str = "",
-    progress: bool = False,
 ) -> Scores:
     """Accuracy on seeded episodes over the classes of an image set.
 
@@ -251,17 +246,17 @@ def evaluate(
         maps: Cached result of `embed_images(method, images)`.
         base_mean: For a centred head, see `Head.features`.
         branch: Score one of `method.branches()` by itself.
-        progress: Show a bar while embedding.
 
     Returns:
         The scores of every episode.
     """
     own = getattr(head, "evaluate", None)
     if own:  # a test that changes the images themselves, such as one with augmented support
-        return own(method, images, shot, way, query, episodes, seed, maps)
+        asked = {"shot": shot, "way": way, "query": query, "episodes": episodes, "seed": seed}
+        return own(method, images, maps=maps, **asked)
     table = draw_episodes(images.labels, episodes, way, shot, query, seed, images.class_names)
     if maps is None:
-        maps = embed_images(method, images, progress=progress)
+        maps = embed_images(method, images)
     with torch.inference_mode():
         # A head has no weights, so it works where the maps lie.
         features = _own_features(method, maps) if head is None else head.features(maps, base_mean)

@@ -85,6 +85,16 @@ class ImageSet:
         """Images of each class, int64 (C,)."""
         return torch.bincount(self.labels, minlength=self.classes)
 
+    @functools.cached_property
+    def semantics_digest(self) -> str | None:
+        """sha256 of the word vectors, None where there are none.
+
+        A run's name does not say which vectors it learned from, so its facts do.
+        """
+        if self.semantics is None:
+            return None
+        return hashlib.sha256(self.semantics.contiguous().numpy()).hexdigest()
+
     def rows_of(self, label: int) -> Tensor:
         """The rows that hold the images of one class, in order."""
         return torch.nonzero(self.labels == label).flatten()

@@ -22,25 +22,22 @@ import yaml
 
 from fslib.analysis.corruption import CORRUPTIONS, corrupt
 from fslib.data import ImageSet, open_dataset
-from fslib.evaluate import embed_recent, evaluate
-from fslib.generalised.measure import measure_generalised
+from fslib.device import first_process, on_usual_device
+from fslib.episodes import TooFewImages
+from fslib.evaluate import Scores, embed_recent, evaluate
+from fslib.generalised.measure import SETTINGS, measure_generalised
 from fslib.heads.registry import ALL_HEADS
 from fslib.methods import METHODS
 from fslib.paths import networks_root, results_root
-from fslib.results import (
-    Record,
-    load_records,
-    record_of,
-    save_record,
-    scratch_root,
-    summary,
-)
-from fslib.runs import Config, Run, config_of, publish_run
+from fslib.results import Record, record_of, records_of_run, save_record, scratch_root, summary
+from fslib.runs import Config, Run, publish_run
 from fslib.train import fit
 
 DESCRIPTION = (__doc__ or "").split("\n")[0]
 OWN_PARTS = ("train", "val")
 """What `--on` may name after the own data set and `_`, beside other data sets."""
+WAY, QUERY = 5, 15
+"""Classes of every episode that is scored here, and query images of each."""
 
 
 def score_run(
@@ -71,57 +68,43 @@ def score_run(
     clean = images
     if corruption:
         images = corrupt(images, corruption, seed=0)
-    maps = embed_recent(run.folder, run.method, images, corruption)
-    made = []
-    for name in heads:
-        branch = name if name in run.method.branches() else ""
-        if name and not branch and name not in ALL_HEADS:
-            known = [*ALL_HEADS, *run.method.branches()]
-            raise ValueError(f"unknown head {name!r}: choose one of {', '.join(known)}")
-        head, mean = ALL_HEADS[name] if name and not branch else None, None
-        if head is not None and head.centre:
-            if base is None:
-                raise ValueError(f"head {name!r} needs the base images")
-            # 100 images a class give the mean feature to far below its effect.
-            base_maps = embed_recent(run.folder, run.method, base.subset(per_class=100))
-            mean = head.raw_features(base_maps).mean(0)
-        scores = {
-            shot: evaluate(
-                run.method,
-                images,
-                shot,
-                episodes=episodes,
-                head=head,
-                maps=maps,
-                base_mean=mean,
-                branch=branch,
-            )
+
+    def scored(**how: Any) -> dict[int, Scores]:
+        return {
+            shot: evaluate(run.method, images, shot, WAY, QUERY, episodes, maps=maps, **how)
             for shot in shots
         }
-        parts = {
-            branch: summary(
-                {
-                    shot: evaluate(
-                        run.method, images, shot, episodes=episodes, maps=maps, branch=branch
-                    )
-                    for shot in shots
-                }
+
+    made = []
+    with on_usual_device(run.method):
+        maps = embed_recent(run.folder, run.method, images, corruption)
+        for name in heads:
+            branch = name if name in run.method.branches() else ""
+            if name and not branch and name not in ALL_HEADS:
+                known = [*ALL_HEADS, *run.method.branches()]
+                raise ValueError(f"unknown head {name!r}: choose one of {', '.join(known)}")
+            head, mean = ALL_HEADS[name] if name and not branch else None, None
+            if head is not None and head.centre:
+                if base is None:
+                    raise ValueError(f"head {name!r} needs the base images")
+                # 100 images a class give the mean feature to far below its effect.
+                base_maps = embed_recent(run.folder, run.method, base.subset(per_class=100))
+                mean = head.raw_features(base_maps).mean(0)
+            scores = scored(head=head, base_mean=mean, branch=branch)
+            parts = [] if name else run.method.branches()
+            record = record_of(
+                run,
+                images,
+                scores,
+                {"way": WAY, "query": QUERY, "episodes": episodes, "seed": 0},
+                also,
+                evaluated_on=clean.name,
+                evaluated_digest=clean.digest,
+                corruption=corruption,
+                head=name,
+                branches={part: summary(scored(branch=part)) for part in parts},
             )
-            for branch in ([] if name else run.method.branches())
-        }
-        record = record_of(
-            run,
-            images,
-            scores,
-            {"way": 5, "query": 15, "episodes": episodes, "seed": 0},
-            also,
-            evaluated_on=clean.name,
-            evaluated_digest=clean.digest,
-            corruption=corruption,
-            head=name,
-            branches=parts,
-        )
-        made.append(save_record(record, scores, root))
+            made.append(save_record(record, scores, root))
     return made
 
 
@@ -134,25 +117,40 @@ def find_record(
     corruption: str,
     shots: Sequence[int],
     episodes: int,
+    base: ImageSet | None = None,
 ) -> Record | None:
-    """The record that answers exactly this question, if there is one; see `measured`."""
-    for record in load_records(
-        root,
-        method=config.method,
-        variant=config.variant,
-        seed=config.seed,
-        evaluated_on=images.name,
-        head=head,
-        corruption=corruption,
-        evaluated_digest=images.digest,
-    ):
-        if (
-            config_of(record.config).identity(record.facts["data_digest"]) == wanted
-            and set(map(str, shots)) <= set(record.accuracy)
-            and record.episodes["episodes"] == episodes
-        ):
+    """The record that answers exactly this question, if there is one; see `measured`.
+
+    Its run learned from the word vectors of `base`, if it read any; from whichever where None.
+    """
+    where = {"evaluated_on": images.name, "evaluated_digest": images.digest}
+    where |= {"head": head, "corruption": corruption}
+    for record in records_of_run(root, config, wanted, shots, base, **where):
+        if record.episodes["episodes"] == episodes:
             return record
     return None
+
+
+def check_counts(images: ImageSet, shots: Sequence[int]) -> None:
+    """Refuse, before a training, images that could not be scored after it.
+
+    Args:
+        images: To be scored on.
+        shots: Support images of a class.
+
+    Raises:
+        TooFewImages: There are too few classes, or a class has too few images.
+    """
+    present = images.counts.nonzero().flatten()
+    smallest = int(present[images.counts[present].argmin()])
+    count, need = int(images.counts[smallest]), max(shots) + QUERY
+    if len(present) < WAY or count < need:
+        raise TooFewImages(
+            f"{WAY} classes of {need} images ({max(shots)} support + {QUERY} query) are needed and "
+            f"{images.name} has {len(present)}, of which {images.class_names[smallest]} has "
+            f"{count}: add images"
+            + (f", or ask for at most {count - QUERY} shots" if QUERY < count < need else "")
+        )
 
 
 def measured(
@@ -179,18 +177,17 @@ def measured(
         shots: Support images of a class.
         episodes: How many.
     """
-    images = data["test"] if images is None else images
-    images = images.resized(data["train"].size[0])
-    wanted = config.identity(data["train"].digest)
+    base = data["train"]
+    images = (data["test"] if images is None else images).resized(base.size[0])
+    wanted = config.identity(base.digest)
     scratch = scratch_root(wanted, images.digest, sorted(shots), episodes)
     for root in (results_root(), scratch):
-        record = find_record(root, config, wanted, images, head, corruption, shots, episodes)
+        record = find_record(root, config, wanted, images, head, corruption, shots, episodes, base)
         if record is not None:
             return record
+    check_counts(images, shots)
     run = fit(config, data)
-    return score_run(
-        run, images, (head,), shots, episodes, data["train"], corruption, root=scratch
-    )[0]
+    return score_run(run, images, (head,), shots, episodes, base, corruption, root=scratch)[0]
 
 
 def _pairs(words: Sequence[str]) -> dict[str, Any]:
@@ -231,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--heads", nargs="*", default=[], help=f"{own}: {', '.join(ALL_HEADS)}, or a branch"
     )
-    parser.add_argument("--shots", nargs="*", type=int, default=[1, 5])
+    parser.add_argument("--shots", nargs="+", type=int, default=[1, 5])
     parser.add_argument("--episodes", type=int, default=10_000)
     both = "old and new classes at once (fslib.generalised.measure): shots, lessons, draws"
     parser.add_argument("--generalised", nargs="*", metavar="NAME=VALUE", help=both)
@@ -240,6 +237,19 @@ def _parser() -> argparse.ArgumentParser:
         "--publish", action="store_true", help="keep the network beside the records, for the pages"
     )
     return parser
+
+
+def _generalised(parser: argparse.ArgumentParser, words: Sequence[str]) -> dict[str, Any]:
+    """The settings of `--generalised`; refuses what cannot be asked for beside it."""
+    others = ("shots", "on", "heads", "corruptions", "episodes", "publish")
+    given = parser.parse_args(words, argparse.Namespace(**dict.fromkeys(others)))
+    if ignored := [f"--{name}" for name in others if getattr(given, name) is not None]:
+        parser.error(f"--generalised goes without {', '.join(ignored)}: its own settings follow it")
+    how = _pairs(given.generalised)
+    if unknown := [name for name in how if name not in SETTINGS]:
+        known = ", ".join(SETTINGS)
+        parser.error(f"--generalised has no setting {unknown[0]!r}: choose one of {known}")
+    return how | {"shots": _listed(how["shots"])} if "shots" in how else how
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -251,58 +261,60 @@ def main(words: Sequence[str] | None = None) -> None:
     fields |= {key: _pairs(given[key]) for key in ("options", "backbone_options")}
     fields["milestones"] = tuple(tuple(map(float, word.split(":"))) for word in given["milestones"])
     config = Config(**fields)
+    if given["generalised"] is not None:
+        how = _generalised(parser, words)
+        return measure_generalised(config, open_dataset(config.dataset, given["root"]), **how)
     also = [
         word
         for key in ("on", "corruptions", "heads", "shots", "episodes")
         if given[key] != parser.get_default(key)
         for word in (f"--{key}", *map(str, _listed(given[key])))
     ]
+    shots, episodes = given["shots"], given["episodes"]
     data = open_dataset(config.dataset, given["root"])
-    if given["generalised"] is not None:
-        return measure_generalised(config, data, **_pairs(given["generalised"]))
-    side, wanted = data["train"].size[0], config.identity(data["train"].digest)
-    known = [*ALL_HEADS, *config.build(data["train"].classes).branches()]
+    base = data["train"]
+    wanted = config.identity(base.digest)
+    known = [*ALL_HEADS, *config.build(base.classes).branches()]
     if unknown := [head for head in given["heads"] if head not in known]:
         parser.error(f"unknown head {unknown[0]!r}: choose one of {', '.join(known)}")
-    run = None
-    if given["publish"] and not (networks_root() / wanted / "run.json").exists():
-        run = fit(config, data, root=given["root"])
-        publish_run(run, networks_root())
+
+    questions: list[tuple[ImageSet, str, dict[str, Record | None]]] = []
     for name in given["on"] or [config.dataset]:
         own = name == config.dataset
         part = name.removeprefix(f"{config.dataset}_")
         if own:
-            novel = data["test"]
+            images = data["test"]
         elif part in OWN_PARTS:
-            novel = part_of(data, part)
+            images = part_of(data, part)
         else:
-            novel = join(open_dataset(name, given["root"])).resized(side)
+            images = join(open_dataset(name, given["root"])).resized(base.size[0])
+        check_counts(images, shots)
         for corruption in ["", *(given["corruptions"] if own else [])]:
             heads = ["", *given["heads"]] if own and not corruption else [""]
-            asked = (given["shots"], given["episodes"])
+            asked = (corruption, shots, episodes, base)
             found = {
-                head: find_record(results_root(), config, wanted, novel, head, corruption, *asked)
+                head: find_record(results_root(), config, wanted, images, head, *asked)
                 for head in heads
             }
-            records = [record for record in found.values() if record]
-            if missing := [head for head in heads if not found[head]]:
-                run = run or fit(config, data, root=given["root"])
-                records += score_run(
-                    run,
-                    novel,
-                    missing,
-                    given["shots"],
-                    given["episodes"],
-                    data["train"],
-                    corruption,
-                    also,
-                )
-            for record in records:
-                line = "  ".join(
-                    f"{shot}-shot {score['mean']:.2f} ± {score['ci95']:.2f}"
-                    for shot, score in record.accuracy.items()
-                )
-                print(f"{record.id}: {line}", flush=True)
+            questions.append((images, corruption, found))
+
+    publish = given["publish"] and not (networks_root() / wanted / "run.json").exists()
+    if publish or any(None in found.values() for *_, found in questions):
+        run = fit(config, data, root=given["root"])
+    if not first_process():
+        return  # the others only help to train
+    if publish:
+        publish_run(run, networks_root())
+    for images, corruption, found in questions:
+        records = [record for record in found.values() if record]
+        if missing := [head for head in found if not found[head]]:
+            records += score_run(run, images, missing, shots, episodes, base, corruption, also)
+        for record in records:
+            line = "  ".join(
+                f"{shot}-shot {score['mean']:.2f} ± {score['ci95']:.2f}"
+                for shot, score in record.accuracy.items()
+            )
+            print(f"{record.id}: {line}", flush=True)
 
 
 def part_of(splits: Mapping[str, ImageSet], name: str) -> ImageSet:

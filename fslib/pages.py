@@ -326,15 +326,18 @@ def costs(groups: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
 
     Returns:
         Columns "", images seen, precision of the arithmetic, core-minutes and images a core-second
-        (validation not counted).
+        (validation not counted); with a GPU, whose work no core counts, also minutes and images a
+        second by the clock.
     """
     facts = {name: records[0].facts for name, records in groups.items()}
-    return pd.DataFrame(
-        {
-            "": list(facts),
-            "images seen": [f"{f['images_seen']:,}" for f in facts.values()],
-            "precision": [f["precision"] for f in facts.values()],
-            "core-minutes": [f["cpu_seconds"] / 60 for f in facts.values()],
-            "images a core-second": [f["images_seen"] / f["cpu_seconds"] for f in facts.values()],
-        }
-    )
+    columns = {
+        "": list(facts),
+        "images seen": [f"{f['images_seen']:,}" for f in facts.values()],
+        "precision": [f["precision"] for f in facts.values()],
+        "core-minutes": [f["cpu_seconds"] / 60 for f in facts.values()],
+        "images a core-second": [f["images_seen"] / f["cpu_seconds"] for f in facts.values()],
+    }
+    if any("gpu" in f.get("machine", {}) for f in facts.values()):
+        columns["minutes"] = [f["seconds"] / 60 for f in facts.values()]
+        columns["images a second"] = [f["images_seen"] / f["seconds"] for f in facts.values()]
+    return pd.DataFrame(columns)

@@ -24,7 +24,7 @@ import fslib
 from fslib.evaluate import Scores
 from fslib.image_set import ImageSet
 from fslib.paths import ROOT, results_root, runs_root
-from fslib.runs import Config, Run, config_of, write_atomically, write_json
+from fslib.runs import Config, Run, config_of, same_words, write_atomically, write_json
 
 
 class RecordMissing(LookupError):
@@ -117,6 +117,14 @@ class Record:
             parts.append(f"{self.episodes['episodes']}-episodes")
         return "--".join(part for part in parts if part)
 
+    @property
+    def run(self) -> str:
+        """Name of the run that was scored, see `fslib.runs.Config.identity`."""
+        return config_of(self.config).identity(self.facts.get("data_digest", ""))
+
+
+FIELDS = {f.name for f in dataclasses.fields(Record)} - {"root"}
+
 
 def summary(scores: dict[int, Scores]) -> dict[str, dict[str, float]]:
     """Mean and interval a shot, rounded to a thousandth of a point."""
@@ -179,10 +187,9 @@ def scratch_root(run: str, *question: Any) -> Path:
     return runs_root() / "records" / f"{run}-{key}"
 
 
-def _question(content: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a record measured, apart from the shots."""
-    run = config_of(content["config"]).identity(content["facts"].get("data_digest", ""))
-    return run, content["evaluated_digest"], content["episodes"]
+def _record(content: Mapping[str, Any], root: Path) -> Record:
+    """The record that a file holds; fields of a later version are left out."""
+    return Record(**{k: v for k, v in content.items() if k in FIELDS}, root=root)
 
 
 def save_record(record: Record, scores: dict[int, Scores], root: Path | None = None) -> Record:
@@ -205,22 +212,21 @@ def save_record(record: Record, scores: dict[int, Scores], root: Path | None = N
     root = results_root() if root is None else root
     there = root / "runs" / f"{record.id}.json"
     if there.exists():
-        other = json.loads(there.read_text(encoding="utf-8"))
-        if _question(other) != _question(dataclasses.asdict(record)):
+        other = _record(json.loads(there.read_text(encoding="utf-8")), root)
+        questions = [(r.run, r.evaluated_digest, r.episodes) for r in (other, record)]
+        if questions[0] != questions[1]:
             raise ValueError(
                 f"{there} is the record of another configuration, other data or other episodes: "
                 "give this one a variant of its own"
             )
-        if lacking := sorted(set(map(int, other["accuracy"])) - set(map(int, record.accuracy))):
+        if lacking := sorted(set(map(int, other.accuracy)) - set(map(int, record.accuracy))):
             words = " ".join(map(str, lacking))
             raise ValueError(f"{there} also has other shots: add {words} to --shots")
     correct = np.stack([scores[shot].correct for shot in sorted(scores)])
-    kind = np.uint8 if correct.max(initial=0) < 256 else np.uint16
-    if correct.max(initial=0) > np.iinfo(kind).max:
-        raise ValueError("an episode has more than 65,535 right answers: uint16 cannot hold that")
     # Opening through a buffer keeps numpy from appending its own ending to the partial file.
     buffer = io.BytesIO()
-    np.save(buffer, correct.astype(kind), allow_pickle=False)
+    smallest = np.min_scalar_type(correct.max(initial=0))
+    np.save(buffer, correct.astype(smallest), allow_pickle=False)
     write_atomically(
         root / "episodes" / f"{record.id}.npy",
         lambda partial: partial.write_bytes(buffer.getvalue()),
@@ -243,8 +249,7 @@ def load_records(root: Path | None = None, **where: Any) -> list[Record]:
         ValueError: A record cannot be read.
     """
     root = results_root() if root is None else root
-    fields = {f.name for f in dataclasses.fields(Record)} - {"root"}
-    if unknown := set(where) - fields:
+    if unknown := set(where) - FIELDS:
         raise TypeError(f"records have no field {', '.join(sorted(unknown))}")
     found = []
     # A record's name says its method and seed: most files need not be read.
@@ -260,9 +265,36 @@ def load_records(root: Path | None = None, **where: Any) -> list[Record]:
             content.get(k) in v if isinstance(v, list | tuple) else content.get(k) == v
             for k, v in where.items()
         ):
-            known = {k: v for k, v in content.items() if k in fields}
-            found.append(Record(**known, root=root))
+            found.append(_record(content, root))
     return sorted(found, key=lambda r: (r.method, r.variant, r.evaluated_on, r.seed))
+
+
+def records_of_run(
+    root: Path,
+    config: Config,
+    run: str,
+    shots: Sequence[int],
+    images: ImageSet | None = None,
+    **where: Any,
+) -> list[Record]:
+    """The records of one run that have these shots.
+
+    Args:
+        root: Folder of results.
+        config: Of the run; its labels are those of the records.
+        run: Its name.
+        shots: All of them have to be there.
+        images: What the run has to have learned from, see `fslib.runs.same_words`.
+        **where: Of `load_records`.
+    """
+    labels = {"method": config.method, "variant": config.variant, "seed": config.seed}
+    return [
+        record
+        for record in load_records(root, **labels, **where)
+        if record.run == run
+        and set(map(str, shots)) <= set(record.accuracy)
+        and (images is None or same_words(record.facts, images))
+    ]
 
 
 def load_scores(record: Record, shot: int) -> Scores:

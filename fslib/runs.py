@@ -7,13 +7,11 @@ and history in one file, replaced in one step), and at the end `weights.safetens
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +21,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.optim import Optimizer
 
 from fslib.augment import POLICIES
+from fslib.image_set import ImageSet
 from fslib.methods import Method, build_method
 from fslib.paths import networks_root
-
-LEADER = "leader.json"  # in the folder of a run in training: which job holds its lock
 
 
 class RunCorrupt(RuntimeError):
@@ -80,7 +78,11 @@ class Config:
     LABELS = ("profile", "variant")
 
     def __post_init__(self) -> None:
-        """Refuse a wrong name now rather than hours into training."""
+        """Refuse a wrong name now rather than hours into training; equal numbers are one run."""
+        for name in ("lr", "weight_decay", "warmup"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        milestones = tuple((float(share), float(factor)) for share, factor in self.milestones)
+        object.__setattr__(self, "milestones", milestones)
         for name, known in (
             ("augment", POLICIES),
             ("optimiser", ("sgd", "adam")),
@@ -132,8 +134,7 @@ class Config:
 
 def config_of(fields: Mapping[str, Any]) -> Config:
     """The configuration that `Config.as_dict` wrote."""
-    milestones = tuple(tuple(pair) for pair in fields.get("milestones", ()))
-    return Config(**{**fields, "milestones": milestones})
+    return Config(**fields)
 
 
 @dataclass
@@ -145,7 +146,7 @@ class Run:
         method: The trained method, in evaluation mode.
         history: One row an epoch: losses, rate, images seen, validation accuracy.
         folder: Where it lies.
-        facts: Seconds, processor seconds, images seen, data digest, machine.
+        facts: Seconds, processor seconds, images seen, sha256 of images and word vectors, machine.
     """
 
     config: Config
@@ -158,11 +159,6 @@ class Run:
     def images_seen(self) -> int:
         """Images that went through the network in training."""
         return self.facts["images_seen"]
-
-    @property
-    def seconds(self) -> float:
-        """Wall-clock seconds of training."""
-        return self.facts["seconds"]
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -221,6 +217,31 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from None
 
 
+def save_checkpoint(path: Path, method: Method, optimiser: Optimizer, **facts: Any) -> None:
+    """Write weights, the optimiser's state and facts (as JSON) into one file, in one step."""
+    tensors = {f"model.{key}": value for key, value in method.state_dict().items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimiser.{index}.{name}"] = value
+    save_tensors(path, tensors, **facts)
+
+
+def load_checkpoint(path: Path, method: Method, optimiser: Optimizer) -> dict[str, Any]:
+    """Give method and optimiser what `save_checkpoint` wrote of them, and return the facts."""
+    tensors, facts = load_tensors(path)
+    weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+    method.load_state_dict(weights)
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimiser."):
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = value
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": state, "param_groups": groups})
+    return facts
+
+
 def load_weights(method: Method, path: Path, name: str) -> None:
     """Fill a method with saved weights.
 
@@ -248,12 +269,16 @@ def load_weights(method: Method, path: Path, name: str) -> None:
         ) from None
 
 
-def open_run(folder: Path) -> Run:
+def open_run(folder: Path, images: ImageSet | None = None) -> Run:
     """Open a finished run.
+
+    Args:
+        folder: Where it lies.
+        images: What it should have learned from, of which its name says all but the word vectors.
 
     Raises:
         FileNotFoundError: There is no finished run in the folder.
-        RunCorrupt: A file is damaged.
+        RunCorrupt: A file is damaged, or the run learned from other word vectors.
     """
     summary = folder / "run.json"
     if not summary.exists():
@@ -266,6 +291,11 @@ def open_run(folder: Path) -> Run:
         raise RunCorrupt(
             f"{summary} cannot be read ({error}): delete the folder {folder} and train again"
         ) from None
+    if images is not None and not same_words(facts, images):
+        raise RunCorrupt(
+            f"{folder} learned from other word vectors than {images.name} has now: give them back "
+            "to the data set, or delete the folder and train again"
+        )
     method = config.build(classes)
     load_weights(method, folder / "weights.safetensors", config.method)
     method = method.to(memory_format=torch.channels_last).eval()
@@ -310,21 +340,11 @@ def folder_of(name: str, runs: Path) -> Path:
     return own
 
 
-def this_job() -> str:
-    """The address at which the processes of one `torchrun` meet."""
-    return f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+def same_words(facts: Mapping[str, Any], images: ImageSet) -> bool:
+    """Whether a run with these facts may have learned from the word vectors of these images.
 
-
-def first_process_trains(folder: Path) -> bool:
-    """Wait until the first process of this job trains the run; False where it is there instead.
-
-    The first process may have to wait for another job that trains the same run. To join it sooner
-    would mean to wait for it at an address where it never comes.
+    A run that read none fits any, and so does one from before that was noted; images without word
+    vectors speak against nothing.
     """
-    leader = folder / LEADER
-    while not (folder / "run.json").exists():
-        with contextlib.suppress(FileNotFoundError):  # the other job may end at any moment
-            if json.loads(leader.read_text()) == this_job():
-                return True
-        time.sleep(0.05)
-    return False
+    words = images.semantics_digest
+    return words is None or facts.get("semantics") in (None, words)

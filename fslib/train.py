@@ -26,21 +26,27 @@ from tqdm import tqdm
 from fslib.augment import augment
 from fslib.backbones import set_progress
 from fslib.data import ImageSet, open_dataset
-from fslib.device import describe_machine, resolve_precision
+from fslib.device import (
+    LEADER,
+    describe_machine,
+    first_process,
+    first_process_trains,
+    resolve_precision,
+    this_job,
+    usual_device,
+)
 from fslib.episodes import draw_episodes
 from fslib.evaluate import embed_images, evaluate
 from fslib.methods import Batch, Episodic, Method
 from fslib.paths import runs_root
 from fslib.runs import (
-    LEADER,
     Config,
     Run,
-    first_process_trains,
     folder_of,
-    load_tensors,
+    load_checkpoint,
     open_run,
+    save_checkpoint,
     save_tensors,
-    this_job,
     write_json,
 )
 
@@ -60,18 +66,14 @@ def learning_rate(config: Config, progress: float) -> float:
     if config.schedule == "cosine":
         done = (progress - config.warmup) / (1 - config.warmup)
         return config.lr * 0.5 * (1 + math.cos(math.pi * done))
-    if config.schedule == "steps":
-        return config.lr * math.prod(f for share, f in config.milestones if progress >= share)
-    raise ValueError(f"unknown schedule {config.schedule!r}: choose cosine or steps")
+    return config.lr * math.prod(f for share, f in config.milestones if progress >= share)
 
 
 def _optimiser(config: Config, method: Method) -> torch.optim.Optimizer:
     shared = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimiser == "sgd":
         return torch.optim.SGD(method.parameters(), momentum=0.9, nesterov=True, **shared)
-    if config.optimiser == "adam":
-        return torch.optim.Adam(method.parameters(), **shared)
-    raise ValueError(f"unknown optimiser {config.optimiser!r}: choose sgd or adam")
+    return torch.optim.Adam(method.parameters(), **shared)
 
 
 def epoch_rows(method: Method, images: ImageSet, seed: list[int], steps: int) -> Tensor:
@@ -105,12 +107,11 @@ def epoch_rows(method: Method, images: ImageSet, seed: list[int], steps: int) ->
 def _fabric(precision: str) -> Fabric:
     """One device, or as many processes as `torchrun` started."""
     world, local = (int(os.environ.get(k, 1)) for k in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     fabric = Fabric(
-        accelerator=device,
+        accelerator=usual_device(),
         devices=local,
         num_nodes=max(1, world // local),
-        precision=resolve_precision(precision, device),
+        precision=resolve_precision(precision, usual_device()),
     )
     fabric.launch()
     return fabric
@@ -199,7 +200,8 @@ def _train(config: Config, data: Mapping[str, ImageSet], folder: Path, progress:
     images = data["train"]
     fabric = _fabric(config.precision)
     method = config.build(images.classes).to(memory_format=torch.channels_last)
-    method.prepare(images)
+    # What a run keeps from its first step to its last.
+    kept = {"semantics": _prepare(method, images), "processes": fabric.world_size}
     if method.teacher:
         method.learn_from(open_run(folder_of(method.teacher, folder.parent)).method)
     steps = len(images) // (method.batches.images * fabric.world_size)
@@ -215,21 +217,15 @@ def _train(config: Config, data: Mapping[str, ImageSet], folder: Path, progress:
     # After the set-up, so that the optimiser's state follows the weights to their device.
     checkpoint = folder / "checkpoint.safetensors"
     if checkpoint.exists():
-        tensors, facts = load_tensors(checkpoint)
+        facts = load_checkpoint(checkpoint, method, raw_optimiser)
         history = facts["history"]
-        method.load_state_dict(
-            {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-        )
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimiser."):
-                _, index, name = key.split(".", 2)
-                state.setdefault(int(index), {})[name] = value
-        groups = raw_optimiser.state_dict()["param_groups"]
-        raw_optimiser.load_state_dict({"state": state, "param_groups": groups})
-    pixels = images.images
-    if fabric.device.type == "cuda":
-        pixels = pixels.to(fabric.device)  # uint8: CIFAR-FS takes 118 MB
+        for key, now in kept.items():
+            if (begun := facts.get(key, now)) != now:
+                raise ValueError(
+                    f"{folder} was begun with {key} = {begun}, and now {key} = {now}: go on as it "
+                    "was begun, or delete the folder and start again"
+                )
+    pixels = fabric.to_device(images.images)  # uint8: CIFAR-FS takes 118 MB
 
     every = max(1, config.epochs // CURVE_POINTS)
     total = steps * config.epochs
@@ -248,18 +244,20 @@ def _train(config: Config, data: Mapping[str, ImageSet], folder: Path, progress:
                 row: dict[str, Any] = _train_epoch(
                     fabric, module, optimiser, config, images, pixels, epoch, steps, bar
                 )
+            # Like the images, the processors' seconds are those of all processes.
+            used = torch.tensor(time.process_time() - cpu, dtype=torch.float64)
             row |= {
                 "epoch": epoch + 1,
                 "images": (epoch + 1) * steps * method.batches.images * fabric.world_size,
                 "lr": raw_optimiser.param_groups[0]["lr"],
                 "seconds": time.perf_counter() - wall,
-                "cpu_seconds": time.process_time() - cpu,
+                "cpu_seconds": float(fabric.all_reduce(used, reduce_op="sum")),
             }
             if "val" in data and (epoch % every == every - 1 or epoch == config.epochs - 1):
                 row |= _curve_point(method, data["val"])
             history.append(row)
             if fabric.global_rank == 0 and epoch < config.epochs - 1:
-                _save_checkpoint(checkpoint, method, raw_optimiser, history)
+                save_checkpoint(checkpoint, method, raw_optimiser, history=history, **kept)
             fabric.barrier()
     if fabric.global_rank == 0:
         save_tensors(folder / "weights.safetensors", method.state_dict(), method=config.method)
@@ -270,7 +268,7 @@ def _train(config: Config, data: Mapping[str, ImageSet], folder: Path, progress:
             "seconds": sum(row["seconds"] for row in history),
             "cpu_seconds": sum(row["cpu_seconds"] for row in history),
             "precision": resolve_precision(config.precision, fabric.device),
-            "processes": fabric.world_size,
+            **kept,
             "machine": describe_machine(),
         }
         content = {"config": config.as_dict(), "facts": facts, "history": history}
@@ -279,20 +277,20 @@ def _train(config: Config, data: Mapping[str, ImageSet], folder: Path, progress:
     fabric.barrier()
 
 
-def _save_checkpoint(
-    path: Path, method: Method, optimiser: torch.optim.Optimizer, history: list[dict[str, Any]]
-) -> None:
-    tensors = {f"model.{key}": value for key, value in method.state_dict().items()}
-    for index, state in optimiser.state_dict()["state"].items():
-        for name, value in state.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimiser.{index}.{name}"] = value
-    save_tensors(path, tensors, history=history)
+def _prepare(method: Method, images: ImageSet) -> str | None:
+    """Prepare a method; sha256 of the word vectors that it took from the images, None for none."""
+    words = None
+    try:
+        method.prepare(dataclasses.replace(images, semantics=None))
+    except ValueError:  # it cannot do without them
+        words = images.semantics_digest
+    method.prepare(images)
+    return words
 
 
-def _open(folder: Path, config: Config) -> Run:
+def _open(folder: Path, config: Config, images: ImageSet) -> Run:
     """A finished run under the labels (profile, variant) that were asked for now."""
-    return dataclasses.replace(open_run(folder), config=config)
+    return dataclasses.replace(open_run(folder, images), config=config)
 
 
 def fit(
@@ -315,18 +313,20 @@ def fit(
         The finished run.
 
     Raises:
-        ValueError: A name or an option is not known.
+        ValueError: A name or an option is not known, or the run was begun in another way.
         TrainingDiverged: The loss became NaN or infinite; names the step and the parts.
+        RunCorrupt: The run is damaged, or learned from other word vectors.
     """
     data = open_dataset(config.dataset, root) if data is None else data
     runs = runs_root() if runs is None else Path(runs)
-    folder = folder_of(config.identity(data["train"].digest), runs)
+    images = data["train"]
+    folder = folder_of(config.identity(images.digest), runs)
     if (folder / "run.json").exists():
-        return _open(folder, config)
-    if int(os.environ.get("RANK", 0)) > 0:
+        return _open(folder, config, images)
+    if not first_process():
         if first_process_trains(folder):
             _train(config, data, folder, progress)
-        return _open(folder, config)
+        return _open(folder, config, images)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
@@ -346,4 +346,4 @@ def fit(
     finally:
         (folder / LEADER).unlink(missing_ok=True)
         lock.release()
-    return _open(folder, config)
+    return _open(folder, config, images)

@@ -136,6 +136,19 @@ def test_missing_data_names_file_and_command(tmp_path):
             open_dataset(name, tmp_path)
 
 
+def test_a_missing_split_is_named_with_the_command_that_makes_it(pack):
+    folder, _ = pack
+    opened = open_dataset("toy", folder.parent)
+    assert "val" not in opened and opened.get("val") is None
+    with pytest.raises(DataMissing) as error:
+        opened["val"]
+    assert str(error.value) == (
+        f"data set 'toy' at {folder} has no split 'val', only train, test: pack it again with "
+        "`python -m data_scripts.own_images FOLDER --name toy --val 0.2 --test 0.2 --force "
+        f"--root {folder.parent}`"
+    )
+
+
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
 def test_a_read_only_folder_is_no_hindrance_to_the_built_in_images(tmp_path, monkeypatch, code):
     drawn = []

@@ -14,6 +14,7 @@ from fslib.generalised import evaluate_generalised, hold_out, train_stage_two, w
 from fslib.losses.margin import add_margins
 from fslib.methods import build_method
 from fslib.methods.dynamic_fsl import WeightGenerator
+from fslib.train import TrainingDiverged
 
 
 @pytest.mark.parametrize(
@@ -144,8 +145,17 @@ def test_stage_two_learns_on_features_and_leaves_the_first_stage_alone(name):
         method, features, labels, shot=2, query=5, episodes=240, lr=0.03, progress=False
     )
     assert all(torch.equal(v, after[k]) for k, v in again.state_dict().items())
-    with pytest.raises(ValueError, match="of 6 base classes 1 to 5 can be new"):
-        train_stage_two(method, features, labels, novel=6)
+
+
+def test_a_second_stage_that_diverges_says_where():
+    features, labels = base_features()
+    method = ready()
+    with pytest.raises(
+        TrainingDiverged, match=r"stage 2 is not a number at step 1 \(loss nan, acc"
+    ):
+        train_stage_two(method, features * float("nan"), labels, episodes=40, progress=False)
+    with pytest.raises(TrainingDiverged, match=r"stage 2 is not a number at step \d+ \(loss"):
+        train_stage_two(method, features, labels, lr=1e30, episodes=400, progress=False)
 
 
 def test_the_generator_takes_over_after_the_second_stage(normal):
@@ -172,38 +182,60 @@ def test_accuracies_over_old_and_new_equal_the_loop():
     base, (features, labels) = base_features(), base_features(3, 30)
     features = features.roll(1, 1)
     support, query = (features[::2], labels[::2]), (features[1::2], labels[1::2])
+    made, again = (
+        evaluate_generalised(method, base, support, query, shot=2, draws=3, tops=(1, 2))
+        for _ in range(2)
+    )
     for top in (1, 2):
-        made = evaluate_generalised(method, base, support, query, shot=2, draws=3, top=top)
-        chosen = evaluate_generalised(method, base, support, query, shot=2, draws=3, top=top)
-        assert (made.all == chosen.all).all() and made.all.shape == (3,)
-        assert (made.novel >= made.novel_among_all).all()
-        images = (len(base[0]), len(query[0]))
-        joint = (made.base_among_all * images[0] + made.novel_among_all * images[1]) / sum(images)
-        assert made.all == pytest.approx(joint)
+        right = {name: made[name, top].correct for name, k in made if k == top}
+        assert (right["all"] == again["all", top].correct).all() and right["all"].shape == (3,)
+        assert (right["novel"] >= right["novel_joint"]).all()
+        assert (right["all"] == right["base_joint"] + right["novel_joint"]).all()
+        assert (made["novel", top].queries, made["novel", top].way) == (45, 3)
+        assert (made["base_joint", top].queries, made["base_joint", top].way) == (120, 6)
+        assert (made["all_prior", top].queries, made["all_prior", top].way) == (165, 9)
+    assert (made["all", 2].correct >= made["all", 1].correct).all()
     # One image a class as support: the draw does not matter and every number can be recounted.
     support = (features[::30], labels[::30])
     support = tuple(s.repeat_interleave(2, 0) for s in support)
     made = evaluate_generalised(method, base, support, query, draws=1)
+    assert {top for _, top in made} == {1, 5}
+    right = {name: int(made[name, 1].correct[0]) for name, _ in made}
     with torch.no_grad():
         written = method.write(support[0][::2][None, :, None])[0]
         logits = method.compare(query[0], torch.cat([method.weight, written]))
         old = method.compare(base[0], torch.cat([method.weight, written]))
-    hit = (logits.argmax(1) - 6 == query[1]).float().mean().item() * 100
-    assert made.novel_among_all[0] == pytest.approx(hit)
-    hit = (logits[:, 6:].argmax(1) == query[1]).float().mean().item() * 100
-    assert made.novel[0] == pytest.approx(hit)
-    hit = (old.argmax(1) == base[1]).float().mean().item() * 100
-    assert made.base_among_all[0] == pytest.approx(hit)
+    assert right["novel_joint"] == (logits.argmax(1) - 6 == query[1]).sum()
+    assert right["novel"] == (logits[:, 6:].argmax(1) == query[1]).sum()
+    assert right["base_joint"] == (old.argmax(1) == base[1]).sum()
     joint = [torch.cat(with_prior(x[:, :6], x[:, 6:], 0.8), 1).argmax(1) for x in (logits, old)]
     hits = (joint[0] - 6 == query[1]).sum() + (joint[1] == base[1]).sum()
-    assert made.all_with_prior[0] == pytest.approx(100 * hits.item() / 165)
+    assert right["all_prior"] == hits
+    assert made["all_prior", 1].accuracy[0] == pytest.approx(100 * hits.item() / 165)
 
 
 def test_top_k_of_as_many_new_classes_is_always_right():
     method = ready()
     novel = base_features(3, 10)
-    made = evaluate_generalised(method, base_features(), novel, novel, draws=2, top=3)
-    assert (made.novel == 100).all() and made.novel_among_all.max() < 100
+    made = evaluate_generalised(method, base_features(), novel, novel, draws=2, tops=(3,))
+    assert (made["novel", 3].accuracy == 100).all() and made["novel_joint", 3].accuracy.max() < 100
+
+
+@pytest.mark.parametrize("broken", ["old", "one old", "new"])
+def test_logits_that_are_no_numbers_are_never_right(broken):
+    """No comparison with NaN holds, so none of them would lie above the true one."""
+    method = ready()
+    with torch.no_grad():
+        if broken == "new":
+            method.stage.fill_(2)
+            method.generator.of_mean.fill_(torch.nan)
+        else:  # the first stage writes vectors without looking at these
+            method.weight[slice(None) if broken == "old" else 2] = torch.nan
+    novel = base_features(3, 10)
+    made = evaluate_generalised(method, base_features(), novel, novel, draws=2, tops=(1, 3))
+    for name in ("novel_joint", "base_joint", "all", "all_prior"):
+        assert (made[name, 1].correct == 0).all(), name
+    assert (made["novel", 3].accuracy == (0 if broken == "new" else 100)).all()
 
 
 def test_images_are_set_aside_by_their_part_or_the_last_of_each_class():

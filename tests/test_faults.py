@@ -161,6 +161,32 @@ def test_a_nan_loss_names_the_place_and_keeps_the_checkpoint(tmp_path, monkeypat
     assert len(fit(TINY, sets(), runs=tmp_path, progress=False).history) == 2
 
 
+@pytest.mark.parametrize(("key", "value"), [("processes", 2), ("semantics", "abc")])
+def test_a_run_goes_on_only_as_it_was_begun(tmp_path, monkeypatch, key, value):
+    """Half of the processes would make batches of half the size in the middle of a training."""
+    train_epoch = train._train_epoch
+
+    def once(*arguments):
+        if arguments[6] == 1:
+            raise KeyboardInterrupt
+        return train_epoch(*arguments)
+
+    monkeypatch.setattr(train, "_train_epoch", once)
+    with pytest.raises(KeyboardInterrupt):
+        fit(TINY, sets(), runs=tmp_path, progress=False)
+    monkeypatch.undo()
+    (checkpoint,) = tmp_path.glob("ce-*/checkpoint.safetensors")
+    tensors, facts = runs.load_tensors(checkpoint)
+    kept = {"semantics": None, "processes": 1}
+    assert {name: facts[name] for name in kept} == kept
+    save_tensors(checkpoint, tensors, **facts | {key: value})
+    message = f"was begun with {key} = {value}, and now {key} = {kept[key]}: go on as it was begun"
+    with pytest.raises(ValueError, match=message):
+        fit(TINY, sets(), runs=tmp_path, progress=False)
+    save_tensors(checkpoint, tensors, history=facts["history"])  # from before this was noted
+    assert len(fit(TINY, sets(), runs=tmp_path, progress=False).history) == 2
+
+
 def full_disk(monkeypatch, after: int) -> None:
     """From the given call on, tensors are half written and then the disk is full."""
     save, calls = runs.save_file, []

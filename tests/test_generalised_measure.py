@@ -1,5 +1,6 @@
 """Old and new classes at once, as records that the rest of the house can read."""
 
+import dataclasses
 import shlex
 
 import numpy as np
@@ -18,7 +19,7 @@ from fslib.generalised.measure import (
     parts_of,
 )
 from fslib.results import load_records, load_scores
-from fslib.runs import Config, open_run
+from fslib.runs import Config, RunCorrupt, open_run
 from fslib.study import Study, generalised_records
 
 HOW = {"shots": (1, 3), "lessons": 8, "draws": 6}
@@ -65,15 +66,11 @@ def test_records_hold_what_the_evaluation_counts(data, tmp_path):
         for name in ("train", "support", "base", "novel")
     }
     taught, _ = train_stage_two(method, *known["train"], 3, episodes=8, progress=False)
-    expected = {
-        top: evaluate_generalised(
-            taught, known["base"], known["support"], known["novel"], 3, 6, top
-        )
-        for top in (1, 5)
-    }
-    for head, (field, top) in COUNTS.items():
+    expected = evaluate_generalised(taught, known["base"], known["support"], known["novel"], 3, 6)
+    for head, counted in COUNTS.items():
         scores = load_scores(records[head], 3)
-        assert scores.accuracy == pytest.approx(getattr(expected[top], field))
+        assert np.array_equal(scores.correct, expected[counted].correct)
+        assert (scores.queries, scores.way) == (expected[counted].queries, expected[counted].way)
         assert records[head].head == head and len(scores.correct) == 6
     ways = {head: record.episodes["way"] for head, record in records.items()}
     assert ways["generalised_novel"] == ways["generalised_novel_joint_top5"] == 3
@@ -115,6 +112,64 @@ def test_the_command_of_a_record_repeats_it(data, capsys):
             assert np.array_equal(a.correct, b.correct)
     # An ordinary score of the same method is not mistaken for one of these.
     assert not load_records(method="dynamic_fsl", head="")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--shots 1 5", "--generalised goes without --shots: its own settings follow it"),
+        ("--on coloured --heads l2n --publish", "goes without --on, --heads, --publish: its own"),
+        ("--corruptions blur --episodes 10000", "goes without --corruptions, --episodes: its own"),
+        ("", "--generalised has no setting 'lesson': choose one of shots, lessons, draws"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(words, message, data, monkeypatch, capsys):
+    monkeypatch.setattr(measure, "measure_generalised", lambda *_, **__: pytest.fail("measured"))
+    setting = "lessons=8" if words else "lesson=8"
+    with pytest.raises(SystemExit):
+        measure.main(
+            [*"dynamic_fsl --dataset coloured --generalised".split(), setting, *words.split()]
+        )
+    assert message in capsys.readouterr().err
+
+
+def test_one_number_of_shots_need_not_be_a_list(data, monkeypatch):
+    asked = []
+    monkeypatch.setattr(measure, "measure_generalised", lambda *_, **how: asked.append(how))
+    for word in ("shots=3", "shots=[3]", "draws=6"):
+        measure.main(["dynamic_fsl", "--dataset", "coloured", "--generalised", word])
+    assert asked == [{"shots": [3]}, {"shots": [3]}, {"draws": 6}]
+
+
+def test_other_processes_of_torchrun_only_train(data, monkeypatch, capsys):
+    made = measured_generalised(CONFIG, data, **HOW)
+    monkeypatch.setenv("RANK", "1")
+    fits, fit = [], generalised_measure.fit
+    monkeypatch.setattr(generalised_measure, "fit", lambda *a: fits.append(a) or fit(*a))
+    generalised_measure.measure_generalised(CONFIG, data, **HOW)
+    assert len(fits) == 1 and not load_records() and capsys.readouterr().out == ""
+    # Where the first process finds the records, nobody trains.
+    assert measured_generalised(CONFIG, data, **HOW).keys() == made.keys() and len(fits) == 1
+
+
+def test_records_of_other_word_vectors_are_not_taken(data):
+    words = {
+        seed: {
+            split: dataclasses.replace(
+                part,
+                semantics=torch.randn(
+                    part.classes, 8, generator=torch.Generator().manual_seed(seed)
+                ),
+            )
+            for split, part in data.items()
+        }
+        for seed in (1, 2)
+    }
+    config = dataclasses.replace(CONFIG, method="dynamic_fsl_traml")
+    made = measured_generalised(config, words[1], **HOW)
+    assert measured_generalised(config, words[1], **HOW) == made
+    with pytest.raises(RunCorrupt, match="learned from other word vectors"):
+        measured_generalised(config, words[2], **HOW)
 
 
 def test_a_method_without_a_second_stage_is_refused(data):

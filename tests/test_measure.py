@@ -1,5 +1,6 @@
 """The one command behind every record."""
 
+import contextlib
 import dataclasses
 import shlex
 import shutil
@@ -9,7 +10,9 @@ import pytest
 import torch
 from conftest import coloured
 
-from fslib import measure, train
+from fslib import device, measure, train
+from fslib.data import DataMissing, PackSplit, open_dataset, write_pack
+from fslib.episodes import TooFewImages
 from fslib.evaluate import embed_images, evaluate
 from fslib.heads import HEADS
 from fslib.heads.finetune import FINE_TUNED
@@ -175,6 +178,108 @@ def test_pages_that_ask_for_other_shots_do_not_share_a_record(places):
     for record in (first, second):
         assert load_scores(record, 5).mean == pytest.approx(record.accuracy["5"]["mean"], abs=1e-3)
     assert list(load_records()) == [committed]
+
+
+def test_a_record_of_other_word_vectors_is_not_taken(places, monkeypatch):
+    def known(seed: int) -> dict:
+        words = torch.randn(5, 8, generator=torch.Generator().manual_seed(seed))
+        sets = places["coloured"].items()
+        return {split: dataclasses.replace(part, semantics=words) for split, part in sets}
+
+    options = {"way": 3, "shot": 2, "query": 2}
+    config = Config("protonet_craml", "coloured", backbone_options={"width": 4}, epochs=1)
+    config = dataclasses.replace(config, options=options, precision="32-true")
+    made = measured(config, known(1), episodes=30)
+    assert made.facts["semantics"] == known(1)["train"].semantics_digest
+    monkeypatch.setattr(measure, "fit", lambda *_: pytest.fail("asked for the run"))
+    for same in (known(1), places["coloured"]):
+        assert measured(config, same, episodes=30) == made
+    with pytest.raises(pytest.fail.Exception, match="asked for the run"):
+        measured(config, known(2), episodes=30)
+
+
+def test_other_processes_of_torchrun_only_help_to_train(places, tmp_path, monkeypatch, capsys):
+    fits, fit = [], train.fit
+    monkeypatch.setattr(measure, "fit", lambda *a, **k: fits.append(a) or fit(*a, **k))
+    main(WORDS)
+    shutil.rmtree(tmp_path / "results")
+    capsys.readouterr()
+    monkeypatch.setenv("RANK", "1")
+    main([*WORDS, "--publish"])
+    assert len(fits) == 2 and not (tmp_path / "results").exists()
+    monkeypatch.delenv("RANK")
+    main([*WORDS, "--publish"])
+    made = capsys.readouterr().out
+    assert len(made.splitlines()) == 5 and len(list((tmp_path / "results").rglob("*.json"))) == 6
+    monkeypatch.setenv("RANK", "1")
+    main([*WORDS, "--publish"])  # all is there: the first process would not train either
+    assert len(fits) == 3 and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_network_is_scored_on_the_gpu_and_put_back(fails, coloured_sets, tmp_path, monkeypatch):
+    config = Config(
+        "ce", "coloured", backbone_options={"width": 4}, options={"batch": 32}, epochs=1
+    )
+    run = train.fit(config, coloured_sets, runs=tmp_path)
+    moves = []
+    run.method.to = lambda device: moves.append(str(device))  # there need not be a GPU here
+
+    def watched(*arguments, **how):
+        moves.append("scored")
+        if fails:
+            raise KeyboardInterrupt
+        return evaluate(*arguments, **how)
+
+    monkeypatch.setattr(device, "usual_device", lambda: "cuda")
+    monkeypatch.setattr(measure, "evaluate", watched)
+    with pytest.raises(KeyboardInterrupt) if fails else contextlib.nullcontext():
+        measure.score_run(run, coloured_sets["test"], shots=(1,), episodes=20, root=tmp_path)
+    assert moves == ["cuda", "scored", "cpu"]
+
+
+def packed(root, name: str, per_class: int = 24, classes: int = 5, splits=("test",)):
+    """A data set of one's own photos."""
+    parts = {split: coloured(split, classes, per_class) for split in splits}
+    packs = {
+        split: PackSplit(part.images.numpy(), part.labels.numpy(), part.class_names)
+        for split, part in parts.items()
+    }
+    write_pack(root, name, packs, licence="", source="")
+
+
+def test_a_split_that_own_photos_lack_is_named_with_its_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "fit", lambda *_, **__: pytest.fail("trained"))
+    packed(tmp_path, "photos")
+    packed(tmp_path, "both", splits=("train", "test"))
+    for dataset, on, split in (("photos", "photos", "train"), ("both", "both_val", "val")):
+        message = f"data set '{dataset}' at .* has no split '{split}', only .*own_images FOLDER"
+        with pytest.raises(DataMissing, match=message):
+            main(["ce", "--dataset", dataset, "--on", on, "--root", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (
+            {"per_class": 12},
+            r"5 classes of 20 images \(5 support \+ 15 query\) are needed and photos has 5, of "
+            "which test0 has 12: add images$",
+        ),
+        ({"per_class": 18}, "which test0 has 18: add images, or ask for at most 3 shots$"),
+        ({"classes": 3}, "are needed and photos has 3, of which test0 has 24: add images$"),
+    ],
+)
+def test_too_few_images_are_told_before_the_training(made, message, places, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "fit", lambda *_, **__: pytest.fail("trained"))
+    packed(tmp_path, "photos", **made)
+    places["photos"] = open_dataset("photos", tmp_path)
+    words = ["ce", "--dataset", "coloured", "--on", "photos"]
+    with pytest.raises(TooFewImages, match=message):
+        main(words)
+    config = Config("ce", dataset="coloured")
+    with pytest.raises(TooFewImages, match=message):
+        measured(config, places["coloured"], places["photos"]["test"])
 
 
 def test_a_published_network_is_opened_instead_of_trained(places, tmp_path, monkeypatch):

@@ -165,10 +165,15 @@ def test_costs_are_the_facts_of_the_first_seed(tmp_path):
     )
     dearer = dataclasses.replace(record, facts=record.facts | {"cpu_seconds": 1.0})
     (row,) = pages.costs({"CE": [record, dearer]}).to_dict("records")
-    assert row == {
+    cost = {
         "": "CE",
         "images seen": "6,000",
         "precision": "32-true",
         "core-minutes": 2.0,
         "images a core-second": 50.0,
     }
+    assert row == cost
+    # The seconds of the cores say nothing of a GPU's work, so the clock stands beside them.
+    facts = record.facts | {"seconds": 30.0, "machine": {"gpu": "a fast one"}}
+    (row,) = pages.costs({"CE": [dataclasses.replace(record, facts=facts)]}).to_dict("records")
+    assert row == cost | {"minutes": 0.5, "images a second": 200.0}

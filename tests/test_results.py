@@ -16,6 +16,7 @@ from fslib.results import (
     save_record,
     summary,
 )
+from fslib.runs import Config
 
 EPISODES = {"way": 5, "query": 15, "episodes": 40, "seed": 0}
 
@@ -148,13 +149,18 @@ def test_a_damaged_record_is_named(tmp_path):
         load_records(tmp_path)
 
 
-def test_more_answers_than_a_byte_holds_take_two_and_more_than_those_are_refused(tmp_path):
-    record, scores = measured(tmp_path, episodes={**EPISODES, "query": 60}, shift=230)
+@pytest.mark.parametrize(("shift", "kind"), [(0, "uint8"), (230, "uint16"), (65_536, "uint32")])
+def test_right_answers_take_as_many_bytes_as_they_need(tmp_path, shift, kind):
+    record, scores = measured(tmp_path, episodes={**EPISODES, "query": 20_000}, shift=shift)
     assert np.array_equal(load_scores(record, 5).correct, scores[5].correct)
-    assert np.load(tmp_path / f"episodes/{record.id}.npy").dtype == np.uint16
-    with pytest.raises(ValueError, match="more than 65,535 right answers"):
-        measured(tmp_path / "more", episodes={**EPISODES, "query": 20_000}, shift=65_536)
-    assert not (tmp_path / "more").exists()
+    assert np.load(tmp_path / f"episodes/{record.id}.npy").dtype == kind
+
+
+def test_a_record_knows_its_run_by_name(tmp_path):
+    record, _ = measured(tmp_path)
+    assert record.run == Config("ce").identity("d")
+    other = dataclasses.replace(record, config={"method": "ce", "epochs": 9})
+    assert other.run == Config("ce", epochs=9).identity("d")
 
 
 def test_a_field_of_a_later_version_does_not_hide_a_record(tmp_path):

@@ -1,18 +1,21 @@
 """Several processes of `torchrun` and one run."""
 
 import dataclasses
+import itertools
 import json
 import os
 import socket
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from test_faults import TINY, sets, slow_run, start
 
 from fslib import runs, train
-from fslib.runs import LEADER, Config, open_run, save_tensors, write_json
+from fslib.device import LEADER
+from fslib.runs import Config, open_run, save_tensors, write_json
 from fslib.train import fit
 
 HALF = dataclasses.replace(TINY, options={"batch": 16})
@@ -25,6 +28,10 @@ def one_of_two(rank: int, port: int, folder: Path, config: Config = HALF) -> Non
     place = dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank))
     server = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
     os.environ |= size | place | server | {"GROUP_RANK": "0", "CUDA_VISIBLE_DEVICES": ""}
+    ticks = itertools.count(0, 10**rank)  # a clock of each processor's own
+    train.time = SimpleNamespace(
+        perf_counter=time.perf_counter, process_time=lambda: float(next(ticks))
+    )
     rows, drawn = [], train.epoch_rows
     train.epoch_rows = lambda *arguments: rows.append(drawn(*arguments)) or rows[-1]
     run = fit(config, sets(), runs=folder, progress=False)
@@ -82,6 +89,8 @@ def test_two_processes_of_torchrun_make_one_run(tmp_path):
         assert len(mine) == len(theirs) == 48 and not set(mine) & set(theirs)
     run = open_run(Path(folder))
     assert run.facts["processes"] == 2 and run.images_seen == 2 * 96 and len(run.history) == 2
+    # Of both processes, as the images are.
+    assert run.facts["cpu_seconds"] == 22 and [r["cpu_seconds"] for r in run.history] == [11, 11]
     for rank in (0, 1):
         saved, _ = runs.load_tensors(tmp_path / f"rank{rank}.safetensors")
         for key, value in run.method.state_dict().items():

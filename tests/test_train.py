@@ -14,7 +14,7 @@ from conftest import coloured
 from fslib.augment import crop_flip
 from fslib.backbones import DropBlock
 from fslib.methods import MixedClasses, build_method
-from fslib.runs import Config, config_of, open_run
+from fslib.runs import Config, RunCorrupt, config_of, open_run
 from fslib.train import epoch_rows, fit, learning_rate
 
 TINY = Config(
@@ -144,7 +144,7 @@ def test_a_finished_run_is_opened_and_not_trained_again(coloured_sets, tmp_path,
     names = sorted(p.name for p in run.folder.iterdir())
     assert names == [".lock", "config.json", "run.json", "weights.safetensors"]
     opened = open_run(run.folder)
-    assert opened.config == TINY and opened.seconds == run.seconds
+    assert opened.config == TINY and opened.facts == run.facts
     with pytest.raises(FileNotFoundError, match=r"no finished run at .*: train it"):
         open_run(tmp_path / "nothing")
 
@@ -161,6 +161,63 @@ def test_the_name_of_a_run_follows_what_decides_it():
         Config("ce").identity("0" * 64)
         == "ce-glyphs-" + hashlib.sha256(json.dumps(["ce", {}, "0" * 64]).encode()).hexdigest()[:10]
     )
+
+
+def test_equal_numbers_are_one_run_however_they_are_written():
+    asked = {"lr": 1, "weight_decay": 0, "warmup": 0, "milestones": [[0.5, 0], (1, 1)]}
+    whole, real = (
+        Config("ce", schedule="steps", **values)
+        for values in (
+            asked,
+            {"lr": 1.0, "weight_decay": 0.0, "warmup": 0.0, "milestones": ((0.5, 0.0), (1.0, 1.0))},
+        )
+    )
+    assert whole == real and whole.identity("d") == real.identity("d")
+    assert json.dumps(whole.as_dict()) == json.dumps(real.as_dict())
+
+
+def with_words(sets, seed: int | None):
+    """The same images with word vectors; without any for None."""
+    generator = torch.Generator().manual_seed(seed or 0)
+    words = None if seed is None else torch.randn(5, 8, generator=generator)
+    return {split: dataclasses.replace(part, semantics=words) for split, part in sets.items()}
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "reads"),
+    [
+        ("protonet_craml", {}, True),
+        ("protonet_traml", {"semantics": "none"}, False),
+        ("protonet_naml", {}, False),
+        ("am3", {"words": 8}, True),
+        ("dynamic_fsl_traml", {"batch": 32}, True),
+        ("dynamic_fsl", {"batch": 32}, False),
+    ],
+)
+def test_a_run_of_other_word_vectors_is_not_opened(
+    method, options, reads, coloured_sets, tmp_path, monkeypatch
+):
+    """The name of a run says nothing of them."""
+    if "batch" not in options:
+        options = {"way": 3, "shot": 2, "query": 2} | options
+    config = change(method=method, options=options, epochs=1)
+    one, other, none = (with_words(coloured_sets, seed) for seed in (1, 2, None))
+    run = fit(config, {"train": one["train"]}, runs=tmp_path)
+    words = hashlib.sha256(one["train"].semantics.numpy()).hexdigest()
+    assert run.facts["semantics"] == (words if reads else None)
+    monkeypatch.setattr("fslib.train._train", lambda *_: pytest.fail("trained again"))
+    for same in (one, none):
+        assert fit(config, {"train": same["train"]}, runs=tmp_path).folder == run.folder
+    if reads:
+        with pytest.raises(RunCorrupt, match="learned from other word vectors than coloured has"):
+            fit(config, {"train": other["train"]}, runs=tmp_path)
+    else:
+        assert fit(config, {"train": other["train"]}, runs=tmp_path).folder == run.folder
+    # Runs from before this was noted stay what they were.
+    content = json.loads((run.folder / "run.json").read_text())
+    del content["facts"]["semantics"]
+    (run.folder / "run.json").write_text(json.dumps(content))
+    assert fit(config, {"train": other["train"]}, runs=tmp_path).folder == run.folder
 
 
 def test_a_part_of_the_data_is_another_run(coloured_sets, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,10 +13,14 @@ from tqdm import tqdm
 
 from fslib.data import ImageSet
 from fslib.episodes import draw_episodes
+from fslib.evaluate import Scores
 from fslib.methods.dynamic_fsl import DynamicFSL
+from fslib.train import TrainingDiverged
 
 # Numbers compared at a time in evaluation (64 MB), and episodes drawn at a time in training.
 CHUNK, DRAWN = 16_000_000, 400
+PRIOR = 0.8
+"""Probability that an image is of a new class, in the evaluation with a prior."""
 
 
 def hold_out(images: ImageSet, share: float = 1 / 6) -> tuple[ImageSet, ImageSet]:
@@ -47,7 +51,6 @@ def train_stage_two(
     features: Tensor,
     labels: Tensor,
     shot: int = 1,
-    novel: int | None = None,
     query: int = 6,
     episodes: int = 4000,
     count: int = 4,
@@ -66,7 +69,6 @@ def train_stage_two(
         features: (N, d), `method.test_features` of the base images.
         labels: int64 (N,), every base class present.
         shot: Support images k of a class that is played as new.
-        novel: How many are; the paper's 250 of 389 in proportion where None.
         query: Query images of every class, old or played as new.
         episodes: How many in all (the authors: 24,000).
         count: Episodes of a step.
@@ -77,11 +79,12 @@ def train_stage_two(
 
     Returns:
         The trained copy, and the means of the parts of its loss over each tenth of the training.
+
+    Raises:
+        TrainingDiverged: The loss became NaN or infinite; names the step and the parts.
     """
     method = copy.deepcopy(method).train()
-    novel = round(method.classes * 250 / 389) if novel is None else novel
-    if not 1 <= novel < method.classes:
-        raise ValueError(f"of {method.classes} base classes 1 to {method.classes - 1} can be new")
+    novel = round(method.classes * 250 / 389)  # the paper's share of classes played as new
     method.generator.requires_grad_(True)
     method.backbone.requires_grad_(False)
     method.stage.fill_(2)
@@ -107,31 +110,18 @@ def train_stage_two(
         loss["loss"].backward()
         optimiser.step()
         history.append({key: value.detach() for key, value in loss.items()})
+        if not bool(loss["loss"].isfinite()):
+            said = ", ".join(f"{key} {float(value):.4g}" for key, value in history[-1].items())
+            raise TrainingDiverged(
+                f"the loss of stage 2 is not a number at step {step + 1} ({said}): lower its `lr`, "
+                "or the `lr` of stage 1, and start again"
+            )
     parts = [h for h in np.array_split(np.arange(steps), min(10, steps)) if len(h)]
     means = [
         {key: float(torch.stack([history[i][key] for i in part]).mean()) for key in history[0]}
         for part in parts
     ]
     return method.eval(), means
-
-
-@dataclass(frozen=True)
-class Generalised:
-    """Accuracy in percent of every draw of the support, (R,) each.
-
-    Attributes:
-        novel: New images among the new classes only (the papers' "novel").
-        novel_among_all: New images among old and new classes.
-        base_among_all: Old images among old and new classes.
-        all: All images among old and new classes (the papers' "all").
-        all_with_prior: The same, after the new classes were given a probability of their own.
-    """
-
-    novel: np.ndarray
-    novel_among_all: np.ndarray
-    base_among_all: np.ndarray
-    all: np.ndarray
-    all_with_prior: np.ndarray
 
 
 def with_prior(base: Tensor, novel: Tensor, prior: float) -> tuple[Tensor, Tensor]:
@@ -146,13 +136,17 @@ def with_prior(base: Tensor, novel: Tensor, prior: float) -> tuple[Tensor, Tenso
     return base.log_softmax(-1) + float(log[0]), novel.log_softmax(-1) + float(log[1])
 
 
-def _found(own: Tensor, others: Tensor | None, target: Tensor, top: int) -> Tensor:
-    """Whether fewer than `top` logits exceed the true one, which is among `own`: (R, Q)."""
+def _above(own: Tensor, others: Tensor | None, target: Tensor) -> Tensor:
+    """How many logits exceed the true one, which is among `own`: int64 (R, Q).
+
+    A logit that is no number exceeds every other, and a true one that is none is never found.
+    """
     true = own.gather(-1, target.expand(own.shape[:-1]).unsqueeze(-1))
-    above = (own > true).sum(-1)
+    # No comparison with NaN holds, so that "above" would let it win.
+    above = (~(own <= true)).sum(-1)
     if others is not None:
-        above = above + (others > true).sum(-1)
-    return above < top
+        above = above + (~(others <= true)).sum(-1)
+    return above.masked_fill(~true.isfinite().squeeze(-1), torch.iinfo(above.dtype).max)
 
 
 def evaluate_generalised(
@@ -162,11 +156,11 @@ def evaluate_generalised(
     query: tuple[Tensor, Tensor],
     shot: int = 1,
     draws: int = 100,
-    top: int = 1,
-    prior: float = 0.8,
-    seed: int = 0,
-) -> Generalised:
-    """Accuracy over old and new classes, averaged over images as the papers do.
+    tops: Sequence[int] = (1, 5),
+) -> dict[tuple[str, int], Scores]:
+    """Right answers over old and new classes; an "episode" is a draw of the support.
+
+    All images are counted alike, as the papers do.
 
     Args:
         method: Trained.
@@ -175,12 +169,16 @@ def evaluate_generalised(
         query: Features and labels of new images that are asked about.
         shot: Support images n of a class.
         draws: How often the support is drawn anew.
-        top: A right answer is among the first so many.
-        prior: Probability of a new class for `all_with_prior`.
-        seed: Of the draws.
+        tops: A right answer is among the first so many.
+
+    Returns:
+        Scores by what is counted and one of `tops`. Counted are `novel`, new images among the new
+        classes only (the papers' "novel"); `novel_joint` and `base_joint`, new and old images among
+        old and new classes; `all`, both of these (the papers' "all"); `all_prior`, the same after
+        the new classes were given the probability `PRIOR`.
     """
     # One image more than needed: an episode has to have a query.
-    drawn = draw_episodes(support[1], draws, int(support[1].max()) + 1, shot, 1, seed)
+    drawn = draw_episodes(support[1], draws, int(support[1].max()) + 1, shot, 1)
     order = drawn.classes.argsort(1)  # place j holds class j
     rows = drawn.support.gather(1, order.unsqueeze(-1).expand(-1, -1, shot))
     numbers = (len(base[0]) + len(query[0])) * (method.classes + rows.shape[1])
@@ -190,23 +188,25 @@ def evaluate_generalised(
         for part in rows.split(max(1, CHUNK // numbers)):
             written = method.write(support[0][part])
             new_base, new_query = (method.compare(x, written) for x in (base[0], query[0]))
-            prior_base = with_prior(old_base, new_base, prior)
-            prior_query = with_prior(old_query, new_query, prior)[::-1]
+            prior_base = with_prior(old_base, new_base, PRIOR)
+            prior_query = with_prior(old_query, new_query, PRIOR)[::-1]
             wide = old_base.expand(len(part), -1, -1)
-            found = (
-                _found(new_query, None, query[1], top),
-                _found(new_query, old_query, query[1], top),
-                _found(wide, new_base, base[1], top),
-                _found(*prior_query, query[1], top),
-                _found(prior_base[0].expand_as(wide), prior_base[1], base[1], top),
+            above = (
+                _above(new_query, None, query[1]),
+                _above(new_query, old_query, query[1]),
+                _above(wide, new_base, base[1]),
+                _above(*prior_query, query[1]),
+                _above(prior_base[0].expand_as(wide), prior_base[1], base[1]),
             )
-            hits.append(torch.stack([f.double().sum(1) for f in found]))
-    novel, among, old, novel_prior, old_prior = torch.cat(hits, 1).numpy() * 100
-    new_images, images = len(query[0]), len(query[0]) + len(base[0])
-    return Generalised(
-        novel / new_images,
-        among / new_images,
-        old / len(base[0]),
-        (among + old) / images,
-        (novel_prior + old_prior) / images,
-    )
+            hits.append(torch.stack([torch.stack([(a < k).sum(1) for a in above]) for k in tops]))
+    asked = {"novel": (len(query[0]), rows.shape[1]), "base": (len(base[0]), method.classes)}
+    asked["all"] = tuple(map(sum, zip(*asked.values(), strict=True)))
+    scores = {}
+    for top, found in zip(tops, torch.cat(hits, -1).numpy(), strict=True):
+        novel, among, old, novel_prior, old_prior = found
+        counts = {"novel": novel, "novel_joint": among, "base_joint": old}
+        counts |= {"all": among + old, "all_prior": novel_prior + old_prior}
+        for name, correct in counts.items():
+            images, way = asked[name.partition("_")[0]]
+            scores[name, top] = Scores(correct, images, way, shot, 0)
+    return scores

@@ -14,36 +14,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fslib.data import ImageSet
+from fslib.device import first_process
 from fslib.evaluate import Scores, embed_images
 from fslib.generalised import evaluate_generalised, hold_out, train_stage_two
 from fslib.methods.dynamic_fsl import DynamicFSL
 from fslib.paths import results_root
-from fslib.results import (
-    Record,
-    load_records,
-    record_of,
-    save_record,
-    scratch_root,
-)
-from fslib.runs import Config, config_of
+from fslib.results import Record, record_of, records_of_run, save_record, scratch_root
+from fslib.runs import Config
 from fslib.train import fit
 
 SHOTS = (1, 2, 5, 10, 20)
+SETTINGS = ("shots", "lessons", "draws")
+"""What `--generalised` takes, see `measured_generalised`."""
 COUNTS = {
-    f"generalised_{name}{ending}": (attribute, top)
-    for name, attribute in (
-        ("novel", "novel"),
-        ("novel_joint", "novel_among_all"),
-        ("base_joint", "base_among_all"),
-        ("all", "all"),
-        ("all_prior", "all_with_prior"),
-    )
+    f"generalised_{name}{ending}": (name, top)
+    for name in ("novel", "novel_joint", "base_joint", "all", "all_prior")
     for ending, top in (("", 1), ("_top5", 5))
 }
-"""`head` of a record to (field of `fslib.generalised.Generalised`, answers that count)."""
+"""`head` of a record to what `fslib.generalised.evaluate_generalised` calls it."""
 
 
 def parts_of(data: Mapping[str, ImageSet]) -> dict[str, ImageSet]:
@@ -89,21 +78,14 @@ def find_generalised(
         lessons: Episodes of a stage 2.
         draws: How often the support is drawn.
     """
-    wanted = config.identity(parts["train"].digest)
-    how = {"episodes": draws, "seed": 0, "lessons": lessons}
+    train, how = parts["train"], {"episodes": draws, "seed": 0, "lessons": lessons}
+    where = {"head": list(COUNTS), "evaluated_digest": _digest(parts)}
     found = {
         record.head: record
-        for record in load_records(
-            root,
-            method=config.method,
-            variant=config.variant,
-            seed=config.seed,
-            head=list(COUNTS),
-            evaluated_digest=_digest(parts),
+        for record in records_of_run(
+            root, config, config.identity(train.digest), shots, train, **where
         )
-        if config_of(record.config).identity(record.facts["data_digest"]) == wanted
-        and set(map(str, shots)) <= set(record.accuracy)
-        and {key: record.episodes.get(key) for key in how} == how
+        if {key: record.episodes.get(key) for key in how} == how
     }
     return found if len(found) == len(COUNTS) else {}
 
@@ -127,7 +109,8 @@ def measured_generalised(
         root: Where records are written, and looked for; as in `fslib.measure.measured` where None.
 
     Returns:
-        Key of `COUNTS` to its record.
+        Key of `COUNTS` to its record; nothing in the other processes of a `torchrun`, which only
+        help to train.
 
     Raises:
         ValueError: The method has no second stage.
@@ -139,6 +122,8 @@ def measured_generalised(
         if found := find_generalised(place, config, parts, shots, lessons, draws):
             return found
     run = fit(config, parts)
+    if not first_process():
+        return {}
     if not isinstance(run.method, DynamicFSL):
         raise ValueError(f"{config.method!r} has no second stage: take dynamic_fsl")
     scores = _score(run.method, parts, shots, lessons, draws, config.seed)
@@ -168,30 +153,27 @@ def _score(
     seed: int,
 ) -> dict[str, dict[int, Scores]]:
     """Right answers of every draw, by key of `COUNTS` and by shots."""
-    known = {
-        name: (
+    train, *asked = (
+        (
             method.test_features(embed_images(method, parts[name], progress=True)),
             parts[name].labels,
         )
-        for name in ("train", "support", "base", "novel")
-    }
+        for name in ("train", "base", "support", "novel")
+    )
     scores: dict[str, dict[int, Scores]] = {head: {} for head in COUNTS}
     for shot in shots:
-        taught, _ = train_stage_two(method, *known["train"], shot, episodes=lessons, seed=seed)
-        asked = (known["base"], known["support"], known["novel"])
-        made = {top: evaluate_generalised(taught, *asked, shot, draws, top) for top in (1, 5)}
-        for head, (field, top) in COUNTS.items():
-            # Fields that start with "all" count both kinds of classes.
-            kinds = [kind for kind in ("base", "novel") if field.startswith(kind)]
-            counted = [parts[kind] for kind in kinds or ("base", "novel")]
-            images, ways = sum(map(len, counted)), sum(part.classes for part in counted)
-            right = np.rint(getattr(made[top], field) * images / 100).astype(np.int64)
-            scores[head][shot] = Scores(right, images, ways, shot, 0)
+        taught, _ = train_stage_two(method, *train, shot, episodes=lessons, seed=seed)
+        made = evaluate_generalised(taught, *asked, shot, draws)
+        for head, count in COUNTS.items():
+            scores[head][shot] = made[count]
     return scores
 
 
 def measure_generalised(config: Config, data: Mapping[str, ImageSet], **how: Any) -> None:
     """What the command line does: the same among the committed records, and a line for each."""
-    for record in measured_generalised(config, data, root=results_root(), **how).values():
+    made = measured_generalised(config, data, root=results_root(), **how)
+    if not first_process():
+        return
+    for record in made.values():
         line = "  ".join(f"n = {n}: {score['mean']:.2f}" for n, score in record.accuracy.items())
         print(f"{record.id}: {line}", flush=True)

@@ -6,6 +6,7 @@ A *pair* is a query image with a support image, or with the prototype map of a w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,24 +113,14 @@ class TestedWith(Head):
 
     alignments: int | None = None
 
-    def evaluate(
-        self,
-        method: Method,
-        images: ImageSet,
-        shot: int,
-        way: int,
-        query: int,
-        episodes: int,
-        seed: int,
-        maps: Tensor | None,
-    ) -> Scores:
+    def evaluate(self, method: Method, images: ImageSet, **asked: Any) -> Scores:
         """Scores of the test; arguments as those of `fslib.evaluate.evaluate`."""
         if not isinstance(method, DynamicMetaFilter):
             raise ValueError("a number of alignments is something only dmf can be tested with")
         trained = method.metafilter.alignments
         method.metafilter.alignments = self.alignments
         try:
-            return evaluate(method, images, shot, way, query, episodes, seed, maps=maps)
+            return evaluate(method, images, **asked)
         finally:
             method.metafilter.alignments = trained
 

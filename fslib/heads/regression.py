@@ -207,35 +207,18 @@ class RegressionTest(Head):
     policy: str = "crop_flip_jitter"
 
     def evaluate(
-        self,
-        method: Method,
-        images: ImageSet,
-        shot: int,
-        way: int,
-        query: int,
-        episodes: int,
-        seed: int,
-        maps: Tensor | None,
+        self, method: Method, images: ImageSet, maps: Tensor | None = None, **asked: int
     ) -> Scores:
         """Scores of the test; arguments as those of `fslib.evaluate.evaluate`."""
         maps = embed_images(method, images) if maps is None else maps
         # Equal maps: the same network and images. Known without asking who embedded them.
         content = hashlib.sha256(maps.contiguous().numpy()).hexdigest()
-        key = (content, shot, way, query, episodes, seed, self.copies, self.policy)
+        key = (content, *sorted(asked.items()), self.copies, self.policy)
         if key not in _FITTED:
             while len(_FITTED) >= 16:
                 _FITTED.pop(next(iter(_FITTED)))
             _FITTED[key] = evaluate_regression(
-                method,
-                images,
-                shot,
-                way,
-                query,
-                episodes,
-                seed,
-                self.copies,
-                self.policy,
-                maps,
+                method, images, copies=self.copies, policy=self.policy, maps=maps, **asked
             )
         return _FITTED[key][self.join]
 
