@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from benchmarks.common import Clock, Row, main, row
 from fslib.analysis.margins import look_at
-from fslib.heads.finetune import FineTuned, fine_tune
+from fslib.heads.finetune import FineTuned
 from fslib.methods import build_method
 
 EPISODES, WIDTH, SHOT = 600, 640, 5
@@ -69,7 +69,7 @@ def heads(episodes: int, slow_episodes: int, passes: int) -> list[Row]:
                 one_episode(few[e], labels, starts[e], orders[e], metric == "cosine")
                 for e in range(slow_episodes)
             ]
-        together = fine_tune(few, labels, starts, orders, metric == "cosine")
+        together = head.tune(few, labels, starts, orders)
         apart = (together - torch.stack(one_by_one)).abs().max().item()
         seconds = fast.cpu * EPISODES / episodes
         usual = slow.cpu * EPISODES / slow_episodes

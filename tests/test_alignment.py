@@ -7,16 +7,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fslib.backbones import build_backbone
+from fslib.backbones import BACKBONES, build_backbone
 from fslib.evaluate import embed_images, evaluate
-from fslib.heads.alignment import (
-    ALIGNMENT_TESTS,
-    align_pairs,
-    sampled_places,
-    share_outside,
-    usual_groups,
-)
+from fslib.heads.alignment import ALIGNMENT_TESTS, align_pairs, sampled_places, share_outside
 from fslib.methods import build_method
+from fslib.methods.dmf import usual_groups
 from fslib.plots.images import sampling_panel
 from fslib.plots.style import use_book_style
 
@@ -110,6 +105,8 @@ def test_the_panel_shows_both_images_of_every_pair():
         ("conv4_32", 32, 4, 8),
         ("conv4", 64, 8, 16),
         ("resnet12_slim", 192, 16, 32),
+        ("resnet10", 512, 64, 128),
+        ("resnet18", 512, 64, 128),
         ("resnet12", 640, 64, 160),
     ],
 )
@@ -118,6 +115,16 @@ def test_the_usual_groups_hold_about_as_many_channels_as_the_papers(backbone, ch
     assert (usual_groups(backbone), usual_groups(backbone, shot=5)) == (few, many)
     assert channels % few == channels % many == 0
     assert 8 <= channels / few <= 12 and 4 <= channels / many <= 6
+
+
+@pytest.mark.parametrize("shot", [1, 5])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_backbone_takes_its_usual_groups_and_asking_draws_nothing(backbone, shot):
+    before = torch.get_rng_state()
+    groups = usual_groups(backbone, shot)
+    assert torch.equal(torch.get_rng_state(), before)
+    method = build_method("dmf", backbone, 6, shot=shot, groups=groups)
+    assert method.metafilter.channels % groups == 0
 
 
 def test_a_trained_model_may_be_tested_with_another_number_of_alignments():

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -48,8 +51,6 @@ def test_silhouette_orders_clusters_and_keeps_its_interval():
     features, labels = clusters(4.0)
     order = torch.randperm(len(labels), generator=seeded(5))
     assert embedding.silhouette(features[order], labels[order])[0] == pytest.approx(loose[0], 1e-5)
-    wide = embedding.silhouette(features, labels, resample="classes")
-    assert wide[0] == loose[0] and wide[1] <= wide[0] <= wide[2]
 
 
 def test_maps_are_pooled():
@@ -75,9 +76,7 @@ def test_tsne_keeps_clusters_apart():
 def test_similarity_map_worked_example():
     query = torch.tensor([[[[3.0, 0.0]], [[4.0, 2.0]]]])  # positions (3, 4) and (0, 2)
     prototypes = torch.tensor([[0.0, 1.0], [3.0, 4.0]])
-    euclid = heatmaps.similarity_map(query, prototypes)
-    torch.testing.assert_close(euclid, torch.tensor([[[[-18.0, -1.0]], [[0.0, -13.0]]]]))
-    cosine = heatmaps.similarity_map(query, prototypes, "cosine")
+    cosine = heatmaps.similarity_map(query, prototypes)
     torch.testing.assert_close(cosine, torch.tensor([[[[0.8, 1.0]], [[1.0, 0.8]]]]))
     with pytest.raises(ValueError, match="3 channels"):
         heatmaps.similarity_map(torch.zeros(1, 3, 2, 2), prototypes)
@@ -91,27 +90,14 @@ def test_similarity_map_permutes_with_ways_and_positions():
     torch.testing.assert_close(flipped, maps[:, [2, 0, 1]].flip(3))
 
 
-def test_class_activation_averages_to_the_logit():
-    maps, weight = torch.randn(2, 6, 4, 4, generator=seeded()), torch.randn(3, 6)
-    activation = heatmaps.class_activation(maps, weight)
-    torch.testing.assert_close(activation.mean((2, 3)), maps.mean((2, 3)) @ weight.T)
-
-
 def test_upsample_and_unit_range():
     maps = torch.tensor([[[[1.0, 3.0]], [[5.0, 5.0]]]])
     assert heatmaps.upsample(maps, (2, 8)).shape == (1, 2, 2, 8)
     torch.testing.assert_close(heatmaps.upsample(maps, 4).mean((2, 3)), maps.mean((2, 3)))
-    alone = heatmaps.to_unit_range(maps)
-    assert alone.tolist() == [[[[0.0, 1.0]], [[0.0, 0.0]]]]
-    together = heatmaps.to_unit_range(maps, together=True)
-    assert together.tolist() == [[[[0.0, 0.5]], [[1.0, 1.0]]]]
+    assert heatmaps.to_unit_range(maps).tolist() == [[[[0.0, 1.0]], [[0.0, 0.0]]]]
 
 
 # Ranking
-
-
-def test_rank_classes():
-    assert ranking.rank_classes(torch.tensor([[0.1, 0.7, 0.2]])).tolist() == [[1, 2, 0]]
 
 
 def test_similarity_matrices():
@@ -120,18 +106,11 @@ def test_similarity_matrices():
         [0, 1, 0],
         [1, 0, 1],
     ]
-    torch.testing.assert_close(
-        ranking.semantic_similarity(torch.tensor([[2.0, 0.0], [3.0, 3.0]])),
-        torch.tensor([[1.0, 0.5**0.5], [0.5**0.5, 1.0]]),
-    )
-    features = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
-    labels = torch.tensor([0, 0, 1])
-    visual = ranking.visual_similarity(features, labels)
-    torch.testing.assert_close(visual, torch.eye(2))
-    euclid = ranking.visual_similarity(features, labels, "euclidean")
-    torch.testing.assert_close(euclid, torch.tensor([[0.0, -20.0], [-20.0, 0.0]]))
+    features = torch.tensor([[1.0, 0.0], [3.0, 0.0], [2.0, 4.0], [4.0, 2.0]])
+    visual = ranking.visual_similarity(features, torch.tensor([0, 0, 1, 1]))
+    torch.testing.assert_close(visual, torch.tensor([[1.0, 0.5**0.5], [0.5**0.5, 1.0]]))
     with pytest.raises(ValueError, match=r"classes \[1\] have no images"):
-        ranking.visual_similarity(features, torch.tensor([0, 0, 2]))
+        ranking.visual_similarity(features, torch.tensor([0, 0, 2, 2]))
 
 
 def random_similarity(classes, seed):
@@ -142,10 +121,10 @@ def random_similarity(classes, seed):
 def test_rank_correlation_of_same_and_reversed_order():
     matrix = random_similarity(8, 0)
     same = ranking.rank_correlation(matrix, 3 * matrix + 1, draws=50)
-    assert (same.tau, same.rho, same.pairs) == (pytest.approx(1), pytest.approx(1), 28)
+    assert same.tau == pytest.approx(1)
     assert same.tau_interval == pytest.approx((1, 1))
     reversed_ = ranking.rank_correlation(matrix, -matrix, draws=50)
-    assert (reversed_.tau, reversed_.rho) == (pytest.approx(-1), pytest.approx(-1))
+    assert reversed_.tau == pytest.approx(-1)
 
 
 def test_rank_correlation_ignores_diagonal_and_order_of_classes():
@@ -156,7 +135,7 @@ def test_rank_correlation_ignores_diagonal_and_order_of_classes():
     assert changed.tau == result.tau
     order = torch.randperm(9, generator=seeded(2))
     moved = ranking.rank_correlation(visual[order][:, order], reference[order][:, order], draws=10)
-    assert moved.tau == pytest.approx(result.tau) and moved.rho == pytest.approx(result.rho)
+    assert moved.tau == pytest.approx(result.tau)
 
 
 def test_the_highest_tau_is_reached_by_an_order_that_agrees():
@@ -212,11 +191,9 @@ def test_query_rank_correlation_leaves_the_true_class_out():
 
 def test_nearest_worked_example():
     gallery = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 3.0]])
-    rows, values = neighbours.nearest(torch.tensor([[2.0, 1.0]]), gallery, 2, "euclidean")
-    assert rows.tolist() == [[0, 1]]
-    torch.testing.assert_close(values, torch.tensor([[-(2.0**0.5), -2.0]]))
-    rows, _ = neighbours.nearest(torch.tensor([[2.0, 1.0]]), gallery, 3)
+    rows, values = neighbours.nearest(torch.tensor([[2.0, 1.0]]), gallery, 3)
     assert rows.tolist() == [[2, 0, 1]]
+    torch.testing.assert_close(values, torch.tensor([[3 / 10**0.5, 2 / 5**0.5, 1 / 5**0.5]]))
 
 
 def test_skip_self_over_chunks():
@@ -228,10 +205,10 @@ def test_skip_self_over_chunks():
 
 
 def test_votes_and_ties():
-    gallery = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+    gallery = torch.tensor([[4.0, 0.0], [4.0, 1.0], [4.0, 2.0], [4.0, 3.0]])
     labels = torch.tensor([1, 0, 0, 1])
     accuracy = neighbours.accuracy_against_k(
-        torch.tensor([[-1.0]]), torch.tensor([1]), gallery, labels, [1, 2, 3, 4], "euclidean"
+        torch.tensor([[4.0, -1.0]]), torch.tensor([1]), gallery, labels, [1, 2, 3, 4]
     )
     # k = 2 and k = 4 are ties, which the nearest neighbour decides; k = 3 outvotes it.
     assert accuracy == {1: 100.0, 2: 100.0, 3: 0.0, 4: 100.0}
@@ -303,6 +280,13 @@ def test_enlarge_size(photos):
     plain = F.interpolate(photos.images.float(), scale_factor=2, mode="bilinear")
     twice = corruption.corrupt(photos, "enlarge", factor=2).images.float()
     assert (twice - plain).abs().max() <= 1
+    usual = transforms.resize(photos.images, [85, 64], antialias=True)
+    assert torch.equal(corruption.corrupt(photos, "enlarge").images, usual)
+
+
+def test_pages_start_without_torchvision():
+    code = "import sys, fslib.measure; sys.exit('torchvision' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_unknown_corruption(photos):

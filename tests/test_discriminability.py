@@ -6,12 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fslib.analysis.discriminability import (
-    base_peaks,
-    discriminability,
-    effective_peaks,
-    shared_peaks,
-)
+from fslib.analysis.discriminability import base_peaks, discriminability, effective_peaks
 
 
 def test_two_classes_of_two_angles_by_hand():
@@ -47,7 +42,6 @@ def test_classes_without_images_and_a_single_class_are_refused(normal):
 def test_effective_peaks_by_hand():
     peaks = torch.tensor([[0.5, 0.5, 0, 0], [0.9, 0.05, 0.05, 0], [0.25, 0.25, 0.25, 0.25]])
     assert effective_peaks(peaks).tolist() == pytest.approx([2, 1.4835, 4], abs=1e-4)
-    assert shared_peaks(peaks)[0].tolist() == pytest.approx([0.5, 0.475, 0.25])
 
 
 def test_peaks_are_mean_shares_of_the_base_classes():

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fslib.heads.finetune import FINE_TUNED, FineTuned, fine_tune
+from fslib import evaluate as evaluation
+from fslib.heads.finetune import FINE_TUNED, FineTuned
+from fslib.methods import build_method
 
 
 def one_by_one(
@@ -38,7 +40,8 @@ def test_batched_training_equals_one_episode_at_a_time(normal, cosine, shot):
     support, weights = normal(episodes, n, 30).relu(), 0.2 * normal(episodes, 5, 30)
     orders = torch.stack([torch.stack([torch.randperm(n) for _ in range(8)]) for _ in range(2)])
     labels = torch.arange(5).repeat_interleave(shot)
-    made = fine_tune(support, labels, weights, orders, cosine)
+    head = FineTuned(metric="cosine" if cosine else "dot")
+    made = head.tune(support, labels, weights, orders)
     expected = one_by_one(support, labels, weights, orders, cosine)
     torch.testing.assert_close(made, expected, rtol=0, atol=1e-5)
     assert (made - weights).abs().max() > 0.01
@@ -53,13 +56,29 @@ def test_the_scores_are_those_of_training_in_all_dimensions(normal, metric):
     weights = (2 * torch.rand((2, 3, 40), generator=generator) - 1) / 40**0.5
     orders = torch.rand((2, 5, 6), generator=generator).argsort(-1)
     labels = torch.arange(3).repeat_interleave(2)
-    w = fine_tune(support.flatten(1, 2), labels, weights, orders, metric == "cosine")
+    w = head.tune(support.flatten(1, 2), labels, weights, orders)
     if metric == "cosine":
         w, query = functional.normalize(w, dim=-1), functional.normalize(query, dim=-1)
         assert scores.abs().max() <= 5
     torch.testing.assert_close(scores, 5 * query @ w.transpose(1, 2), rtol=1e-4, atol=1e-4)
     again = head.score(support, query if metric == "dot" else 3 * query)
     torch.testing.assert_close(again, scores)
+
+
+def test_scores_do_not_depend_on_how_many_episodes_are_scored_at_a_time(
+    normal, coloured_sets, monkeypatch
+):
+    images = coloured_sets["test"]
+    method, maps = build_method("ce", classes=4), normal(len(images), 6, 1, 1)
+    head = FineTuned(passes=2)
+    table = evaluation.draw_episodes(images.labels, 7, 3, 2, 4)
+    features = head.features(maps)
+    together = head.score(features[table.support], features[table.query.flatten(1)])
+    right = together.argmax(-1) == torch.arange(3).repeat_interleave(4)
+    for chunk in (10**6, 3 * 18 * 6):  # all seven episodes, or three
+        monkeypatch.setattr(evaluation, "CHUNK", chunk)
+        scores = evaluation.evaluate(method, images, 2, 3, 4, 7, head=head, maps=maps)
+        assert scores.correct.tolist() == right.sum(1).tolist()
 
 
 def test_dampening_starts_without_a_lag():

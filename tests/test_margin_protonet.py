@@ -220,6 +220,14 @@ def test_every_part_of_am3_learns_under_every_margin(name):
     assert torch.equal(method.words, named().semantics)
 
 
+@pytest.mark.parametrize("source", ["shuffled", "superclass", "none"])
+def test_am3_mixes_the_true_names_whatever_its_margins_go_by(source):
+    """It is tested with them, and would else learn to read names that nobody shows it."""
+    method = ready("am3_traml", semantics=source)
+    assert torch.equal(method.words, named().semantics)
+    assert torch.equal(method.similarity, word_similarity(class_words(named(), source)))
+
+
 def test_other_sources_of_similarity():
     images = named()
     words = class_words(images)
@@ -249,14 +257,14 @@ def test_missing_words_are_named():
     [
         ("protonet_naml", {"metric": "manhattan"}, "choose one of squared, euclidean, cosine"),
         ("am3", {"pool": "flatten"}, "its pool is mean"),
-        ("am3", {"semantics": "none"}, "names or shuffled"),
+        ("am3_traml", {"semantics": "sound"}, "unknown semantics 'sound'"),
         ("protonet_traml", {"order": "any"}, "order is one of"),
         ("protonet_traml", {"depth": 3}, "does not take these options: .*depth"),
     ],
 )
 def test_wrong_options_are_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
-        build_method(name, **SMALL, **options)
+        ready(name, **options)
 
 
 def test_the_learning_curve_of_am3_is_scored_without_dropout():

@@ -33,7 +33,7 @@ CONFIGS = [
         profile="cpu",
         variant="two words",
     ),
-    Config("ce", options={"label_smoothing": 0.1, "batch": 64}, optimiser="adam", warmup=0.0),
+    Config("negative_margin", options={"margin": 0.1, "batch": 64}, optimiser="adam", warmup=0.0),
     Config("ce", schedule="steps", milestones=((0.5, 0.06), (0.75, 0.2)), weight_decay=1e-5),
 ]
 

@@ -8,12 +8,7 @@ import torch
 from matplotlib.colors import to_hex
 
 from fslib.data import ImageSet
-from fslib.plots.contrast import (
-    attention_panel,
-    clickable_attention,
-    even_share,
-    neighbour_panel,
-)
+from fslib.plots.contrast import attention_panel, clickable_attention, neighbour_panel
 from fslib.plots.style import RIGHT, WRONG, use_book_style
 
 
@@ -78,8 +73,3 @@ def test_two_tables_on_one_page_do_not_answer_for_each_other(images):
         for pair in [(images.images[0], images.images[:1])] * 2
     )
     assert first != second
-
-
-def test_even_share():
-    attention = torch.tensor([[0.25] * 4, [1.0, 0, 0, 0], [0.5, 0.5, 0, 0]])
-    torch.testing.assert_close(even_share(attention), torch.tensor([1.0, 0.25, 0.5]))

@@ -9,6 +9,7 @@ from torch.nn import functional
 from fslib.analysis.spectrum import (
     alignment,
     effective_rank,
+    even_share,
     explained_variance,
     singular_values,
     uniformity,
@@ -39,6 +40,11 @@ def test_effective_rank(values, expected):
     values = torch.tensor(values, dtype=torch.float64)
     assert effective_rank(values) == pytest.approx(expected)
     assert effective_rank(100 * values) == pytest.approx(expected)
+
+
+def test_even_share():
+    attention = torch.tensor([[0.25] * 4, [1.0, 0, 0, 0], [0.5, 0.5, 0, 0]])
+    torch.testing.assert_close(even_share(attention), torch.tensor([1.0, 0.25, 0.5]))
 
 
 def test_alignment_is_the_mean_over_pairs_of_a_class(normal):

@@ -34,7 +34,7 @@ import numpy as np
 import pandas as pd
 from fslib.backbones import build_backbone
 from fslib.comparison import SeedSpread, compare, mean_over_seeds
-from fslib.heads.alignment import usual_groups
+from fslib.methods.dmf import usual_groups
 from fslib.pages import (
     above_chance,
     accuracies,

@@ -47,12 +47,8 @@ from fslib.analysis.inside import (
 )
 from fslib.episodes import draw_episodes
 from fslib.evaluate import embed_images, interval
-from fslib.heads.alignment import (
-    align_pairs,
-    sampled_places,
-    share_outside,
-    usual_groups,
-)
+from fslib.heads.alignment import align_pairs, sampled_places, share_outside
+from fslib.methods.dmf import usual_groups
 from fslib.pages import table
 from fslib.plots.images import heatmap_overlay, ranking_panel, sampling_panel
 from fslib.plots.style import QUIET, RIGHT, use_book_style

@@ -32,9 +32,9 @@ import torch
 from fslib.comparison import SeedSpread
 from fslib.episodes import draw_episodes
 from fslib.evaluate import embed_images, score_episodes
-from fslib.heads.alignment import usual_groups
 from fslib.metafilter import MetaFilter
 from fslib.methods import Batch
+from fslib.methods.dmf import usual_groups
 from fslib.pages import at_each_shot, gains, published, table
 from fslib.plots import interval_plot
 from fslib.plots.style import use_book_style

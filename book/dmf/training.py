@@ -35,7 +35,7 @@ import math
 import matplotlib.pyplot as plt
 import pandas as pd
 from fslib.comparison import SeedSpread
-from fslib.heads.alignment import usual_groups
+from fslib.methods.dmf import usual_groups
 from fslib.pages import (
     above_chance,
     accuracies,

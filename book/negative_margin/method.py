@@ -44,7 +44,7 @@ from fslib.analysis.discriminability import (
     discriminability,
     effective_peaks,
 )
-from fslib.heads.finetune import fine_tune
+from fslib.heads.finetune import FineTuned
 from fslib.losses.margin import add_margins, lower_true
 from fslib.methods.negative_margin import NegativeMargin
 from fslib.pages import show_source, table
@@ -309,7 +309,7 @@ table(
 # once, with the same result as one after the other.
 
 # %%
-show_source(fine_tune)
+show_source(FineTuned.tune)
 
 # %% [markdown]
 # ## To take away

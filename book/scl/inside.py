@@ -49,6 +49,7 @@ from fslib.analysis.neighbours import accuracy_against_k, nearest
 from fslib.analysis.spectrum import (
     alignment,
     effective_rank,
+    even_share,
     explained_variance,
     singular_values,
     uniformity,
@@ -62,7 +63,6 @@ from fslib.plots.contrast import (
     COLOURS,
     attention_panel,
     clickable_attention,
-    even_share,
     neighbour_panel,
 )
 from fslib.plots.images import ranking_panel

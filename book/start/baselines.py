@@ -77,7 +77,7 @@ show_source(ce.CrossEntropy)
 # lesson: 20 here, 5 at the test.
 
 # %%
-show_source(protonet.ProtoNet.loss)
+show_source(protonet.ProtoNet.loss, protonet.ProtoNet.episode_loss)
 
 # %% [markdown]
 # ## Training

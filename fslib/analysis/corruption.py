@@ -10,8 +10,8 @@ import hashlib
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
 from fslib.data import ImageSet
 
@@ -40,7 +40,7 @@ def _blur_matrix(side: int, sigma: Tensor, strongest: float) -> Tensor:
     weight = weight / weight.sum(1, keepdim=True)  # (B, offsets)
     source = (torch.arange(side)[:, None] + offset).abs()
     source = torch.where(source > side - 1, 2 * (side - 1) - source, source)  # mirrored
-    takes = torch.nn.functional.one_hot(source, side).float()  # (side, offsets, side)
+    takes = F.one_hot(source, side).float()  # (side, offsets, side)
     return torch.einsum("bo,ios->bis", weight, takes)[:, None]
 
 
@@ -60,7 +60,7 @@ def brightness(images: Tensor, generator: torch.Generator, strength: float = 0.8
 def enlarge(images: Tensor, generator: torch.Generator, factor: float = 224 / 84) -> Tensor:
     """Scale the image up, bilinearly; the paper goes from 84 to 224 pixels. Nothing is random."""
     size = [round(side * factor) for side in images.shape[-2:]]
-    return transforms.resize(images, size, antialias=True)
+    return F.interpolate(images, size=size, mode="bilinear", antialias=True)
 
 
 CORRUPTIONS: dict[str, Callable[..., Tensor]] = {

@@ -83,10 +83,5 @@ def base_peaks(
 
 
 def effective_peaks(peaks: Tensor) -> Tensor:
-    """Number of equal peaks with the same entropy, exp(H): (J, K) to (J,), from 1 to K."""
+    """Number of equal peaks with the same entropy, exp(H): (..., K) to (...), from 1 to K."""
     return torch.special.entr(peaks).sum(-1).exp()
-
-
-def shared_peaks(peaks: Tensor) -> Tensor:
-    """How much two novel classes fall on the same base classes, sum_k P_jk P_j'k: (J, J)."""
-    return peaks @ peaks.T

@@ -62,49 +62,30 @@ def tsne(features: Tensor, seed: int = 0, perplexity: float = 30.0) -> np.ndarra
 
 
 def silhouette(
-    features: Tensor,
-    labels: Tensor,
-    metric: str = "euclidean",
-    resample: str = "images",
-    draws: int = 1000,
-    seed: int = 0,
+    features: Tensor, labels: Tensor, draws: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
     """How tight and far apart the classes lie, in the original space, with a 95 % interval.
 
     The silhouette of an image is (b - a) / max(a, b): a is its mean distance to its own class, b
     that to the nearest other class. The mean over images lies in [-1, 1].
 
-    The interval is a percentile bootstrap over the images' silhouettes, each computed once: within
-    each class ("images": would other images of the same classes say the same?), or over whole
-    classes ("classes": would other classes? wider, and only meaningful for many classes).
+    The interval is a percentile bootstrap over the images' silhouettes, each computed once, within
+    each class: would other images of the same classes say the same?
 
     Args:
         features: (N, d), or maps (N, C, h, w), which are averaged over their positions.
         labels: int64 (N,).
-        metric: "euclidean" or "cosine".
-        resample: "images" or "classes".
         draws: Number of bootstrap samples.
         seed: Seed of the bootstrap.
 
     Returns:
         Mean, lower and upper end of the interval.
     """
-    if resample not in ("images", "classes"):
-        raise ValueError(f'resample={resample!r}: choose "images" or "classes".')
-    values = silhouette_samples(_flat(features), labels.numpy(), metric=metric)
+    values = silhouette_samples(_flat(features), labels.numpy())
     own = [values[labels.numpy() == label] for label in labels.unique().tolist()]
     generator = np.random.default_rng(seed)
-    counts = np.array([len(part) for part in own])
-    if resample == "images":
-        sums = sum(
-            part[generator.integers(len(part), size=(draws, len(part)))].sum(1) for part in own
-        )
-        means = sums / counts.sum()
-    else:
-        sums = np.array([part.sum() for part in own])
-        chosen = generator.integers(len(own), size=(draws, len(own)))
-        means = sums[chosen].sum(1) / counts[chosen].sum(1)
-    low, high = np.percentile(means, [2.5, 97.5])
+    sums = sum(part[generator.integers(len(part), size=(draws, len(part)))].sum(1) for part in own)
+    low, high = np.percentile(sums.astype(np.float64) / len(values), [2.5, 97.5])
     return float(values.mean()), float(low), float(high)
 
 

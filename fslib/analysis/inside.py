@@ -21,6 +21,7 @@ from fslib.analysis import embedding, heatmaps, ranking
 from fslib.data import ImageSet
 from fslib.episodes import Episodes, draw_episodes
 from fslib.evaluate import embed_images, interval
+from fslib.losses.margin import word_similarity
 from fslib.methods import Method
 from fslib.plots import scatter_embedding
 from fslib.plots.images import heatmap_overlay
@@ -162,7 +163,7 @@ def _references(images: ImageSet) -> dict[str, Tensor]:
     if images.superclass is not None:
         references["superclasses"] = ranking.hierarchy_similarity(images.superclass)
     if images.semantics is not None:
-        references["word vectors"] = ranking.semantic_similarity(images.semantics)
+        references["word vectors"] = word_similarity(images.semantics)
     return references
 
 
@@ -233,8 +234,7 @@ def heat_panel(
     heats = []
     for values in maps.values():
         prototypes = values[episodes.support[e]].mean((1, 3, 4))  # (way, C)
-        # The cosine: a distance would find the emptiest positions most like everything.
-        similar = heatmaps.similarity_map(values[queries], prototypes, "cosine")[own, own]
+        similar = heatmaps.similarity_map(values[queries], prototypes)[own, own]
         heats.append(heatmaps.upsample(similar[:, None], images.size))
     shown = heatmaps.to_unit_range(torch.cat(heats, 1))
     titles = [images.class_names[int(c)] for c in episodes.classes[e]]

@@ -6,15 +6,14 @@ from torch import Tensor
 
 
 def nearest(
-    query: Tensor, gallery: Tensor, k: int, metric: str = "cosine", skip_self: bool = False
+    query: Tensor, gallery: Tensor, k: int, skip_self: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """The k gallery rows most similar to each query.
+    """The k gallery rows most similar to each query, by the cosine.
 
     Args:
         query: (Q, d).
         gallery: (G, d).
         k: Neighbours wanted.
-        metric: "cosine", or "euclidean" for the negative distance.
         skip_self: Query i is gallery row i and is not its own neighbour.
 
     Returns:
@@ -27,16 +26,12 @@ def nearest(
         raise ValueError("skip_self needs query and gallery to be the same images.")
     if not 1 <= k <= len(gallery) - skip_self:
         raise ValueError(f"k={k} neighbours of {len(gallery) - skip_self}: choose a smaller k.")
-    if metric == "cosine":
-        query, gallery = F.normalize(query, dim=1), F.normalize(gallery, dim=1)
-    elif metric != "euclidean":
-        raise ValueError(f'metric={metric!r}: choose "cosine" or "euclidean".')
+    query, gallery = F.normalize(query, dim=1), F.normalize(gallery, dim=1)
     rows, values = [], []
     for start in range(0, len(query), 1024):  # bounds the memory of the similarity table
-        part = query[start : start + 1024]
-        table = part @ gallery.T if metric == "cosine" else -torch.cdist(part, gallery)
+        table = query[start : start + 1024] @ gallery.T
         if skip_self:
-            own = torch.arange(len(part), device=table.device)
+            own = torch.arange(len(table), device=table.device)
             table[own, own + start] = -torch.inf
         best = table.topk(k, dim=1)
         rows.append(best.indices)
@@ -50,7 +45,6 @@ def accuracy_against_k(
     gallery: Tensor,
     gallery_labels: Tensor,
     ks: list[int],
-    metric: str = "cosine",
     skip_self: bool = False,
 ) -> dict[int, float]:
     """Accuracy in percent of a majority vote among k neighbours, for several k.
@@ -63,13 +57,12 @@ def accuracy_against_k(
         gallery: (G, d).
         gallery_labels: int64 (G,).
         ks: The numbers of neighbours to try.
-        metric: As in `nearest`.
         skip_self: As in `nearest`.
 
     Returns:
         Accuracy for each k.
     """
-    rows, _ = nearest(query, gallery, max(ks), metric, skip_self)
+    rows, _ = nearest(query, gallery, max(ks), skip_self)
     voted = gallery_labels[rows]  # (Q, max k), nearest first
     ballots = F.one_hot(voted).float()
     # A share below one vote that shrinks with the rank of a class's first voter decides ties.

@@ -9,20 +9,17 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import kendalltau, spearmanr
+from scipy.stats import kendalltau
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """Agreement of two similarity matrices over all pairs of classes, with 95 % intervals.
+    """Agreement of two similarity matrices over all pairs of classes.
 
     Attributes:
         tau: Kendall's tau-b in [-1, 1]; 0 where the orders have nothing in common.
-        tau_interval: Lower and upper end.
-        rho: Spearman's rank correlation.
-        rho_interval: Lower and upper end.
-        pairs: Number of class pairs.
+        tau_interval: Lower and upper end of its 95 % interval.
         tau_draws: Tau of every bootstrap sample, (draws,); NaN where a sample ranks nothing. Two
             results over the same classes with the same seed were resampled alike, so their
             differences are paired.
@@ -30,15 +27,7 @@ class RankCorrelation:
 
     tau: float
     tau_interval: tuple[float, float]
-    rho: float
-    rho_interval: tuple[float, float]
-    pairs: int
     tau_draws: np.ndarray = field(repr=False, compare=False)
-
-
-def rank_classes(logits: Tensor) -> Tensor:
-    """Classes from most to least similar: int64, same shape as `logits` (..., way)."""
-    return logits.argsort(dim=-1, descending=True, stable=True)
 
 
 def hierarchy_similarity(superclass: tuple[str, ...]) -> Tensor:
@@ -48,19 +37,12 @@ def hierarchy_similarity(superclass: tuple[str, ...]) -> Tensor:
     return (group[:, None] == group[None, :]).float()
 
 
-def semantic_similarity(vectors: Tensor) -> Tensor:
-    """Cosine of every two word vectors (C, d): float32 (C, C)."""
-    vectors = F.normalize(vectors.float(), dim=1)
-    return vectors @ vectors.T
-
-
-def visual_similarity(features: Tensor, labels: Tensor, metric: str = "cosine") -> Tensor:
-    """Similarity of every two class means.
+def visual_similarity(features: Tensor, labels: Tensor) -> Tensor:
+    """Cosine of every two class means.
 
     Args:
         features: (N, d).
         labels: int64 (N,), 0 to C - 1, every class present.
-        metric: "cosine", or "euclidean" for the negative squared distance.
 
     Returns:
         float32 (C, C).
@@ -70,13 +52,8 @@ def visual_similarity(features: Tensor, labels: Tensor, metric: str = "cosine") 
     if (counts == 0).any():
         missing = torch.nonzero(counts == 0).flatten().tolist()
         raise ValueError(f"classes {missing} have no images: renumber the labels 0 to C - 1.")
-    means = members.T @ features.float() / counts[:, None]
-    if metric == "cosine":
-        means = F.normalize(means, dim=1)
-        return means @ means.T
-    if metric != "euclidean":
-        raise ValueError(f'metric={metric!r}: choose "cosine" or "euclidean".')
-    return -torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist").square()
+    means = F.normalize(members.T @ features.float() / counts[:, None], dim=1)
+    return means @ means.T
 
 
 def rank_correlation(
@@ -106,24 +83,22 @@ def rank_correlation(
     classes = len(a)
     first, second = np.triu_indices(classes, 1)
 
-    def both(chosen: np.ndarray) -> tuple[float, float]:
+    def tau_of(chosen: np.ndarray) -> float:
         i, j = chosen[first], chosen[second]
         i, j = i[i != j], j[i != j]
         x, y = a[i, j], b[i, j]
         if len(x) < 2 or (x == x[0]).all() or (y == y[0]).all():
-            return np.nan, np.nan
-        return kendalltau(x, y).statistic, spearmanr(x, y).statistic
+            return np.nan
+        return kendalltau(x, y).statistic
 
-    tau, rho = both(np.arange(classes))
+    tau = tau_of(np.arange(classes))
     if np.isnan(tau):
         raise ValueError("one of the matrices is the same for all pairs: there is no order in it.")
     generator = np.random.default_rng(seed)
     drawn = generator.integers(classes, size=(draws, classes))
-    spread = np.array([both(chosen) for chosen in drawn])
-    low, high = np.nanpercentile(spread, [2.5, 97.5], axis=0).tolist()
-    return RankCorrelation(
-        float(tau), (low[0], high[0]), float(rho), (low[1], high[1]), len(first), spread[:, 0]
-    )
+    spread = np.array([tau_of(chosen) for chosen in drawn])
+    low, high = np.nanpercentile(spread, [2.5, 97.5]).tolist()
+    return RankCorrelation(float(tau), (low, high), spread)
 
 
 def highest_tau(reference: Tensor) -> float:

@@ -3,7 +3,7 @@
 A network trained on base classes may give novel images features that lie in few directions. The
 singular values of the centred features show it as a curve, the effective rank as a number.
 Alignment and uniformity (Wang & Isola 2020) look at the unit sphere instead: how near images of
-one class lie, and how evenly all images are spread.
+one class lie, and how evenly all images are spread. `even_share` asks the same of an attention.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from fslib.analysis.discriminability import effective_peaks
 
 
 def singular_values(features: Tensor) -> Tensor:
@@ -33,8 +35,15 @@ def effective_rank(values: Tensor) -> float:
     Args:
         values: Singular values (k,), not all 0.
     """
-    share = values.square() / values.square().sum()
-    return torch.special.entr(share).sum().exp().item()
+    return effective_peaks(values.square() / values.square().sum()).item()
+
+
+def even_share(attention: Tensor) -> Tensor:
+    """How many places an attention (..., S) is spread over, as a share of all S: 1 is evenly.
+
+    The exponential of its entropy over S, so that 1 / S is a single place.
+    """
+    return effective_peaks(attention.clamp(min=0)) / attention.shape[-1]
 
 
 def alignment(features: Tensor, labels: Tensor) -> float:

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from fslib.logistic import probabilities
 
 
 def squared_distance(query: Tensor, prototypes: Tensor) -> Tensor:
@@ -132,9 +135,7 @@ HEADS: dict[str, Head] = {
 
 def _regression(support: Tensor, query: Tensor) -> Tensor:
     """Log-probabilities of one logistic regression an episode, episodes spread over the cores."""
-    # scikit-learn takes seconds to import, and most pages never fit a regression.
-    import joblib
-    from sklearn.linear_model import LogisticRegression
+    import joblib  # most pages never fit a regression
 
     episodes, way, shot, _ = support.shape
     labels = torch.arange(way).repeat_interleave(shot).numpy()
@@ -145,8 +146,7 @@ def _regression(support: Tensor, query: Tensor) -> Tensor:
     small, queries = (flat @ basis).double().numpy(), (query @ basis).double().numpy()
 
     def fit(e: int) -> Tensor:
-        model = LogisticRegression(max_iter=1000).fit(small[e], labels)
-        return torch.from_numpy(model.predict_log_proba(queries[e])).float()
+        return torch.from_numpy(np.log(probabilities(small[e], labels, queries[e]))).float()
 
     jobs = joblib.Parallel(n_jobs=torch.get_num_threads(), prefer="threads")
     return torch.stack(jobs(joblib.delayed(fit)(e) for e in range(episodes)))

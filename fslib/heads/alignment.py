@@ -11,29 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fslib.backbones import build_backbone
 from fslib.data import ImageSet
 from fslib.evaluate import Scores, evaluate
 from fslib.heads import Head
 from fslib.metafilter import TAPS, MetaFilter
 from fslib.methods.base import Method
 from fslib.methods.dmf import DynamicMetaFilter
-
-
-def usual_groups(backbone: str, shot: int = 1) -> int:
-    """Groups of channels for a backbone that is not the paper's.
-
-    The paper gives ten channels of 640 a filter in common at 1 shot and four at 5 shots (64 and 160
-    groups, Table 2c). Narrower networks keep about as many channels in a group.
-
-    Args:
-        backbone: A key of `fslib.backbones.BACKBONES`.
-        shot: Of the training episodes.
-    """
-    few, many = {32: (4, 8), 64: (8, 16), 192: (16, 32)}.get(
-        build_backbone(backbone).channels, (64, 160)
-    )
-    return few if shot == 1 else many
 
 
 def sampled_places(part: MetaFilter, query: Tensor, prototype: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Losses as pure functions of tensors: no weights, no state, no data set."""
+"""Losses of tensors, some with small networks of their own; none knows a data set or a backbone."""

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-AGGREGATES = ("mean", "sum", "max", "logsumexp")
-SHARPNESS = 6.0  # of the log-sum-exp over locations, between their mean and their maximum
+AGGREGATES = ("mean", "max")
 
 
 def contrastive_loss(
@@ -123,15 +122,8 @@ def aligned_cosine(query: Tensor, value: Tensor, key: Tensor, other_value: Tenso
 
 
 def aggregate(cosines: Tensor, how: str = "mean") -> Tensor:
-    """One number of the cosines of all locations, (..., R) to (...).
-
-    Args:
-        cosines: (..., R).
-        how: `mean`, `sum`, `max`, or `logsumexp`, a soft maximum.
-    """
-    if how == "logsumexp":
-        return (SHARPNESS * cosines).logsumexp(-1) / SHARPNESS
-    return cosines.amax(-1) if how == "max" else getattr(cosines, how)(-1)
+    """The `mean` or the `max` of the cosines of all locations, (..., R) to (...)."""
+    return cosines.amax(-1) if how == "max" else cosines.mean(-1)
 
 
 class Projection(nn.Sequential):
@@ -206,7 +198,7 @@ class SpatialSimilarity(nn.Module):
             b: (N_b, inputs, h', w'); the same set where None, which is half the work.
 
         Returns:
-            (N_a, N_b), in [-2, 2] for a mean or maximum that is not averaged.
+            (N_a, N_b), in [-2, 2], or in [-1, 1] where it is averaged.
         """
         first = self.project(a)
         second = first if b is None else self.project(b)

@@ -284,11 +284,6 @@ class MarginLoss(nn.Module):
         # The modes differ only where there is something to learn.
         self.learned = self.table is not None and any(True for _ in self.table.parameters())
 
-    @property
-    def needs_words(self) -> bool:
-        """Whether the margins depend on the names of the classes."""
-        return self.learned
-
     def forward(
         self,
         logits: Tensor,

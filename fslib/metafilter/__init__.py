@@ -2,7 +2,8 @@
 
 A *pair* is a query image with the prototype map of one way. `MetaFilter` holds the two learned
 tensors and the equations as the paper states them; `plain_scores` applies them to whole feature
-maps of every pair. `fslib.metafilter.fast` gives the same numbers in a tenth of the time.
+maps of every pair. `fslib.metafilter.fast` gives the same numbers in a tenth of the time; for mixed
+precision see there.
 """
 
 from __future__ import annotations
@@ -20,15 +21,19 @@ class MetaFilter(nn.Module):
 
     Args:
         channels: C of the maps.
-        groups: g; channels are filtered alike in g contiguous blocks.
+        groups: g; channels are filtered alike in g contiguous blocks. The paper takes 64, 160 or
+            320 for 640 channels.
         kernel: Side k of a filter, odd.
-        sampling: Move the window's cells by predicted offsets; otherwise a plain convolution.
-        alignments: Number T of recursions of Eq. 7; the ODE of Eq. 9 where None.
+        sampling: Move the window's cells by predicted offsets; otherwise a plain convolution
+            (Table 2a).
+        alignments: Number T of recursions of Eq. 7; the ODE of Eq. 9 where None (Table 2d). It may
+            be set to another number after training.
         solver: Of the ODE: `exact` (kernel 1 only), one step of `rk4`, adaptive `dopri5`; `auto`
             is exact for a kernel of 1 and rk4 otherwise.
         tolerance: Relative and absolute, for `dopri5`.
         linear_field: Leave out the rectifier of the field, as the paper's Eq. 3 does.
-        zero_init_offset: Start from the undistorted window.
+        zero_init_offset: Start from the undistorted window, as is usual for deformable
+            convolutions.
     """
 
     def __init__(

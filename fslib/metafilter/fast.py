@@ -7,6 +7,10 @@
 4. A score needs only the sum over a filter group, so no aligned map is ever formed.
 
 Channels come last here: (..., h, w, C).
+
+"To rounding" holds in one precision. In mixed precision `DynamicMetaFilter.loss` leaves the
+convolution of the first step to autocast, so offsets have the 3 digits of bfloat16 here, and all of
+theirs in `plain_scores`.
 """
 
 from __future__ import annotations

@@ -36,7 +36,8 @@ class AM3(MarginProtoNet):
         mix: Fix lambda for all classes rather than learn it: 1 is ProtoNet, 0 ignores the images.
         metric: As in `MarginProtoNet`; the released AM3 does not square the distance.
         pool: `mean` of the map; the width of a prototype has to be known beforehand.
-        **options: Of `MarginProtoNet`.
+        **options: Of `MarginProtoNet`. Its `semantics` concern the margin alone: prototypes are
+            made of the classes' own names, in training as at test.
     """
 
     uses_semantics = True
@@ -56,8 +57,6 @@ class AM3(MarginProtoNet):
         if pool != "mean":
             raise ValueError("AM3 makes prototypes of a known width: its pool is mean")
         super().__init__(backbone, classes, metric=metric, pool=pool, **options)
-        if self.semantics not in ("names", "shuffled"):
-            raise ValueError("AM3 reads word vectors: its semantics are names or shuffled")
         self.mix = mix
         width = backbone.channels
         self.from_words = _two_layers(words, word_hidden, width, dropout)
@@ -67,7 +66,7 @@ class AM3(MarginProtoNet):
     def prepare(self, images: ImageSet) -> None:
         """Take the word vectors of the base classes from the training images."""
         super().prepare(images)
-        words = class_words(images, self.semantics)
+        words = class_words(images)
         if words.shape != self.words.shape:
             raise ValueError(
                 f"the word vectors of {images.name} are {words.shape[1]} wide: "

@@ -96,6 +96,12 @@ class Batch:
         return table[:, :, : form.shot], table[:, :, form.shot :]
 
 
+@torch.no_grad()
+def percent_right(logits: Tensor, target: Tensor) -> Tensor:
+    """How often the largest logit is that of the target: (..., C) and int64 (...) to a scalar."""
+    return (logits.argmax(-1) == target).float().mean() * 100
+
+
 class Method(nn.Module):
     """A few-shot method: trained by `loss`, used through `embed` and `score`.
 

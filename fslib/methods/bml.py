@@ -25,7 +25,7 @@ from fslib.backbones import Backbone
 from fslib.heads import Head, squared_distance
 from fslib.losses.elastic import push_away
 from fslib.losses.mutual import mutual_loss
-from fslib.methods.base import Batch, Episodic, Method
+from fslib.methods.base import Batch, Episodic, Method, percent_right
 
 
 def second_block(block: nn.Module) -> nn.Module:
@@ -148,10 +148,9 @@ class BML(Method):
         """
         logits = self.classifier(maps).float()
         target = labels[:, None, None].expand(-1, *logits.shape[2:])
-        hits = logits.detach().mean((2, 3)).argmax(1) == labels
         return {
             "global_loss": functional.cross_entropy(logits, target),
-            "base_accuracy": hits.float().mean() * 100,
+            "base_accuracy": percent_right(logits.mean((2, 3)), labels),
         }
 
     def local_loss(self, maps: Tensor, batch: Batch, progress: float) -> dict[str, Tensor]:
@@ -175,10 +174,9 @@ class BML(Method):
         pushed, undecided = push_away(
             distances, target, progress, self.alpha1, self.alpha2, self.elastic_gate
         )
-        hits = distances.detach().mean(2).argmin(-1) == truth
         return {
             "local_loss": functional.cross_entropy(-pushed.flatten(0, 2), target.flatten()),
-            "episode_accuracy": hits.float().mean() * 100,
+            "episode_accuracy": percent_right(-distances.mean(2), truth),
             "gate_open": undecided.float().mean() * 100,
         }
 

@@ -22,15 +22,36 @@ exp(f), between 1 and e, and leaves the others alone: see `fslib.metafilter.Meta
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fslib.backbones import Backbone
+from fslib.backbones import Backbone, build_backbone
 from fslib.heads import Head
 from fslib.metafilter import MetaFilter, class_weights, plain_scores
 from fslib.metafilter.fast import fast_filters, fast_scores, offset_parts
-from fslib.methods.base import Batch, Episodic, Method
+from fslib.methods.base import Batch, Episodic, Method, percent_right
+
+
+def usual_groups(backbone: str, shot: int = 1) -> int:
+    """Groups of channels for a backbone.
+
+    The paper gives ten channels of 640 a filter in common at 1 shot and four at 5 shots (64 and 160
+    groups, Table 2c). Another network takes the largest power of two that leaves a group at least
+    8 channels at 1 shot and 4 at more.
+
+    Args:
+        backbone: A key of `fslib.backbones.BACKBONES`.
+        shot: Of the training episodes.
+    """
+    with torch.device("meta"):  # only its width is asked: no memory and no random numbers
+        channels = build_backbone(backbone).channels
+    if channels == 640:
+        return 64 if shot == 1 else 160
+    return 2 ** int(math.log2(channels // (8 if shot == 1 else 4)))
 
 
 class DynamicMetaFilter(Method):
@@ -46,15 +67,6 @@ class DynamicMetaFilter(Method):
         shot: Support images of a class; the paper trains a model for each number of shots.
         query: Query images of a class.
         count: Episodes of a batch.
-        groups: Channel groups g with a filter each; the paper takes 64, 160 or 320 of 640 channels.
-        kernel: Side of a filter.
-        sampling: Off: the window is not moved (Table 2a).
-        alignments: 0, 1, 2, ... recursions of Eq. 7; None for the ODE (Table 2d). After training
-            `method.metafilter.alignments` may be set to another number.
-        solver: Of the ODE: `auto`, `exact`, `rk4` or `dopri5`, see `MetaFilter`.
-        tolerance: For `dopri5`.
-        linear_field: dq/dt = f * q without the rectifier (paper's Eq. 3).
-        zero_init_offset: Start from offsets of zero, as is usual for deformable convolutions.
         few_shot_weight: Factor on l_f; the paper's Eq. 10 has 1.
         global_weight: Factor on l_g; the paper's Eq. 10 has 0.5.
         global_on_aligned: Classify the map aligned with the true way (paper's Eq. 11, Fig. 2).
@@ -63,6 +75,8 @@ class DynamicMetaFilter(Method):
         border_compat: Surround the score map with a ring of zeros in l_f, as a padding of the
             released code does: each cell of the ring adds ln(way) to the sum and no gradient.
         fast: Off: the reference that forms whole maps of every pair.
+        **options: Of `MetaFilter`: `groups`, `kernel`, `sampling`, `alignments`, `solver`,
+            `tolerance`, `linear_field`, `zero_init_offset`.
     """
 
     def __init__(
@@ -73,14 +87,6 @@ class DynamicMetaFilter(Method):
         shot: int = 1,
         query: int = 6,
         count: int = 4,
-        groups: int = 64,
-        kernel: int = 1,
-        sampling: bool = True,
-        alignments: int | None = None,
-        solver: str = "auto",
-        tolerance: float = 1e-2,
-        linear_field: bool = False,
-        zero_init_offset: bool = False,
         few_shot_weight: float = 0.5,
         global_weight: float = 1.0,
         global_on_aligned: bool = False,
@@ -88,20 +94,11 @@ class DynamicMetaFilter(Method):
         scale: float = 1.0,
         border_compat: bool = False,
         fast: bool = True,
+        **options: Any,
     ) -> None:
         super().__init__(backbone, classes, Head())
         self.batches = Episodic(way, shot, query, count)
-        self.metafilter = MetaFilter(
-            backbone.channels,
-            groups,
-            kernel,
-            sampling,
-            alignments,
-            solver,
-            tolerance,
-            linear_field,
-            zero_init_offset,
-        )
+        self.metafilter = MetaFilter(backbone.channels, **options)
         self.classifier = nn.Conv2d(backbone.channels, classes, 1)
         self.few_shot_weight, self.global_weight = few_shot_weight, global_weight
         self.global_on_aligned, self.normalise_positions = global_on_aligned, normalise_positions
@@ -160,6 +157,7 @@ class DynamicMetaFilter(Method):
     def loss(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Dense losses of the queries, over the ways and over the base classes."""
         maps = self.backbone(self.normalise(batch.images))
+        # A convolution like those of the backbone: autocast may round the offset parts as well.
         features = self.test_features(maps.float())
         with torch.autocast(maps.device.type, enabled=False):
             support, query = batch.episodes(features.float())
@@ -185,13 +183,11 @@ class DynamicMetaFilter(Method):
             logits = self.classifier(seen.flatten(0, 1))
             base = batch.episodes(batch.labels)[1].flatten()
             over_classes = functional.cross_entropy(logits, _spread(base, logits))
-        with torch.no_grad():
-            hits = (votes.mean((2, 3)).argmax(1) == target).float().mean() * 100
         return {
             "loss": self.global_weight * over_classes + self.few_shot_weight * few_shot,
             "few_shot": few_shot,
             "global": over_classes,
-            "episode_accuracy": hits,
+            "episode_accuracy": percent_right(votes.mean((2, 3)), target),
         }
 
     def score(self, support: Tensor, query: Tensor, semantics: Tensor | None = None) -> Tensor:

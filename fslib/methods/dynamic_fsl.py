@@ -28,7 +28,7 @@ from fslib.backbones import Backbone
 from fslib.data import ImageSet
 from fslib.heads import Head
 from fslib.losses.margin import MarginLoss, word_similarity
-from fslib.methods.base import Batch, Method, MixedClasses
+from fslib.methods.base import Batch, Method, MixedClasses, percent_right
 from fslib.methods.margin_protonet import class_words
 
 
@@ -126,7 +126,7 @@ class DynamicFSL(Method):
     def prepare(self, images: ImageSet) -> None:
         """Take the similarity of the base classes' names from the training images."""
         super().prepare(images)
-        if self.margin.needs_words:
+        if self.margin.learned:  # the others do not depend on names
             self.similarity.copy_(word_similarity(class_words(images, self.semantics)))
 
     def compare(self, features: Tensor, weights: Tensor) -> Tensor:
@@ -140,9 +140,7 @@ class DynamicFSL(Method):
         features = self.backbone(self.normalise(batch.images)).float().mean((2, 3))
         logits = self.compare(features, self.weight)
         made = self.margin(logits[None], batch.labels[None], self.similarity, self.scale)
-        with torch.no_grad():
-            right = (logits.argmax(1) == batch.labels).float().mean() * 100
-        return {**made, "base_accuracy": right}
+        return {**made, "base_accuracy": percent_right(logits, batch.labels)}
 
     def episode_loss(
         self, support: Tensor, novel: Tensor, query: Tensor, target: Tensor
@@ -162,9 +160,7 @@ class DynamicFSL(Method):
         weights = weights.scatter(1, novel.unsqueeze(-1).expand_as(written), written)
         logits = self.compare(query, weights)
         made = self.margin(logits, target, self.similarity, self.scale)
-        with torch.no_grad():
-            right = (logits.argmax(-1) == target).float().mean() * 100
-        return {**made, "accuracy": right}
+        return {**made, "accuracy": percent_right(logits, target)}
 
     def write(self, support: Tensor) -> Tensor:
         """Vectors of new classes: (E, N, k, d) to (E, N, d); the mean direction in stage 1."""

@@ -24,7 +24,7 @@ from fslib.backbones import Backbone
 from fslib.data import ImageSet
 from fslib.heads import Head, squared_distance
 from fslib.losses.margin import OF_TRUE, MarginLoss, word_similarity
-from fslib.methods.base import Batch, Episodic, Method
+from fslib.methods.base import Batch, Episodic, Method, percent_right
 
 METRICS = ("squared", "euclidean", "cosine")
 
@@ -125,7 +125,7 @@ class MarginProtoNet(Method):
     def prepare(self, images: ImageSet) -> None:
         """Take the similarity of the base classes' names from the training images."""
         super().prepare(images)
-        if self.margin.needs_words:
+        if self.margin.learned:  # the others do not depend on names
             self.similarity.copy_(word_similarity(class_words(images, self.semantics)))
 
     def prototypes(self, support: Tensor, classes: Tensor) -> Tensor:
@@ -171,6 +171,4 @@ class MarginProtoNet(Method):
             # triple the cost of a step.
             list(self.backbone.blocks[-1].parameters()),
         )
-        with torch.no_grad():
-            right = (logits.argmax(-1) == target).float().mean() * 100
-        return {**made, "episode_accuracy": right}
+        return {**made, "episode_accuracy": percent_right(logits, target)}

@@ -24,7 +24,7 @@ from torch.nn import functional
 from fslib.backbones import Backbone
 from fslib.heads import Head
 from fslib.losses.margin import lower_true
-from fslib.methods.base import Batch, Method, MixedClasses
+from fslib.methods.base import Batch, Method, MixedClasses, percent_right
 
 SCALES = {"cosine": 30.0, "dot": 5.0}
 """The released scale of each similarity."""
@@ -79,12 +79,8 @@ class NegativeMargin(Method):
         with torch.autocast(features.device.type, enabled=False):
             similarity = self.similarity(features)
         logits = lower_true(similarity, batch.labels, self.scale, self.margin)
-        with torch.no_grad():
-            right, with_margin = (
-                (s.argmax(1) == batch.labels).float().mean() * 100 for s in (similarity, logits)
-            )
         return {
             "loss": functional.cross_entropy(logits, batch.labels),
-            "base_accuracy": right,
-            "accuracy_with_margin": with_margin,
+            "base_accuracy": percent_right(similarity, batch.labels),
+            "accuracy_with_margin": percent_right(logits, batch.labels),
         }

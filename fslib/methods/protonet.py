@@ -14,7 +14,7 @@ from torch.nn import functional
 from fslib.backbones import Backbone
 from fslib.heads import Head, squared_distance
 from fslib.losses.elastic import push_away
-from fslib.methods.base import Batch, Episodic, Method
+from fslib.methods.base import Batch, Episodic, Method, percent_right
 
 
 class ProtoNet(Method):
@@ -56,17 +56,28 @@ class ProtoNet(Method):
         self.alpha1, self.alpha2, self.elastic_gate = alpha1, alpha2, elastic_gate
 
     def loss(self, batch: Batch, progress: float) -> dict[str, Tensor]:
-        """Cross-entropy of the queries over the ways, logits = -squared distance (Eq. 2)."""
+        """The episode's loss, by one feature an image or by one a position."""
         maps = self.backbone(self.normalise(batch.images)).float()
         if self.point_wise:
-            features = maps.flatten(2).transpose(1, 2)  # (B, P, C), one feature a position
+            features = maps.flatten(2).transpose(1, 2)  # (B, P, C)
         else:
             features = self.head.raw_features(maps).unsqueeze(1)  # (B, 1, d)
+        return self.episode_loss(features, batch, progress)
+
+    def episode_loss(self, features: Tensor, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Cross-entropy of the queries over the ways, logits = -squared distance (Eq. 2).
+
+        Args:
+            features: (B, P, d), of P positions of every image.
+            batch: Says how the images make up episodes.
+            progress: Share of training done.
+        """
         support, query = batch.episodes(features)
         prototypes = support.mean((2, 3))
         count, way, queries, positions, _ = query.shape
         distances = squared_distance(query.flatten(1, 3), prototypes)  # (count, way Q P, way)
-        target = torch.arange(way, device=maps.device).repeat_interleave(queries * positions)
+        truth = torch.arange(way, device=features.device).repeat_interleave(queries)
+        target = truth.repeat_interleave(positions)
         pushed, parts = distances, {}
         if self.alpha1:
             pushed, undecided = push_away(
@@ -79,9 +90,5 @@ class ProtoNet(Method):
             )
             parts = {"gate_open": undecided.float().mean() * 100}
         loss = functional.cross_entropy(-pushed.flatten(0, 1), target.repeat(count))
-        with torch.no_grad():
-            votes = -distances.view(count, way * queries, positions, way).mean(2)
-            hits = votes.argmax(-1) == torch.arange(way, device=maps.device).repeat_interleave(
-                queries
-            )
-        return {"loss": loss, "episode_accuracy": hits.float().mean() * 100, **parts}
+        votes = -distances.view(count, way * queries, positions, way).mean(2)
+        return {"loss": loss, "episode_accuracy": percent_right(votes, truth), **parts}

@@ -22,7 +22,6 @@ from torch.nn import functional
 from fslib.augment import POLICIES
 from fslib.backbones import Backbone
 from fslib.data import ImageSet
-from fslib.heads import squared_distance
 from fslib.losses.contrastive import (
     GlobalSimilarity,
     SpatialSimilarity,
@@ -30,7 +29,7 @@ from fslib.losses.contrastive import (
     feature_distance,
     soft_label_loss,
 )
-from fslib.methods.base import Batch, Episodic, Method, MixedClasses
+from fslib.methods.base import Batch, Episodic, Method, MixedClasses, percent_right
 from fslib.methods.ce import CrossEntropy
 from fslib.methods.protonet import ProtoNet
 
@@ -83,7 +82,7 @@ class SpatialContrastive(CrossEntropy):
         second: Augmentation of the second view; None for a single view.
         tau: Temperature of all contrastive losses.
         width: Length of projected features, queries, keys and values.
-        aggregate: How the spatial similarity sums up locations, see `SpatialSimilarity`.
+        aggregate: `mean` or `max` over locations in the spatial similarity.
         average: Halve the spatial similarity, see there.
         chunk: Images of which the spatial similarity is computed at a time; 0 for all.
     """
@@ -137,10 +136,8 @@ class SpatialContrastive(CrossEntropy):
             parts["ss_sc"] = contrastive_loss(similarity, images, tau=self.tau)
 
         used = {name: part for name, part in parts.items() if weight[name]}
-        with torch.no_grad():
-            accuracy = (logits.argmax(1) == classes).float().mean() * 100
         total = sum(weight[name] * part for name, part in used.items())
-        return {"loss": total, **used, "base_accuracy": accuracy}
+        return {"loss": total, **used, "base_accuracy": percent_right(logits, classes)}
 
 
 class ContrastiveDistillation(CrossEntropy):
@@ -217,9 +214,7 @@ class ContrastiveDistillation(CrossEntropy):
         if weight["local"]:
             parts["local"] = feature_distance(taught, maps)
         total = sum(weight[name] * part for name, part in parts.items())
-        with torch.no_grad():
-            accuracy = (logits.argmax(1) == batch.labels).float().mean() * 100
-        return {"loss": total, **parts, "base_accuracy": accuracy}
+        return {"loss": total, **parts, "base_accuracy": percent_right(logits, batch.labels)}
 
 
 class ProtoNetContrastive(ProtoNet):
@@ -271,22 +266,15 @@ class ProtoNetContrastive(ProtoNet):
     def loss(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """ProtoNet's cross-entropy on the first view, contrastive losses on all."""
         maps = self.backbone(self.normalise(batch.images))
-        first = self.head.raw_features(maps[: len(batch.labels)].float())
-        support, query = batch.episodes(first)  # (count, way, shot or query, d)
-        distances = squared_distance(query.flatten(1, 2), support.mean(2))
-        form = batch.form
-        target = torch.arange(form.way, device=maps.device).repeat_interleave(form.query)
-        target = target.repeat(form.count)
-        logits = -distances.flatten(0, 1)
+        first = self.head.raw_features(maps[: len(batch.labels)].float()).unsqueeze(1)
+        made = self.episode_loss(first, batch, progress)
 
         # The base class of every image: two episodes of a batch may share classes.
-        classes = batch.labels.repeat(len(form.views))
-        parts = {"prototypes": functional.cross_entropy(logits, target)}
+        classes = batch.labels.repeat(len(batch.form.views))
+        parts = {"prototypes": made["loss"]}
         if self.weights["gc"]:
             parts["gc"] = contrastive_loss(self.whole(maps.mean((2, 3))), classes, tau=self.tau)
         if self.weights["sc"]:
             parts["sc"] = contrastive_loss(self.places(maps), classes, tau=self.tau)
         total = sum(self.weights.get(name, 1.0) * part for name, part in parts.items())
-        with torch.no_grad():
-            accuracy = (logits.argmax(1) == target).float().mean() * 100
-        return {"loss": total, **parts, "episode_accuracy": accuracy}
+        return {"loss": total, **parts, "episode_accuracy": made["episode_accuracy"]}

@@ -12,14 +12,13 @@ import uuid
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
-import torch
 from IPython.display import HTML
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from fslib.data import ImageSet
-from fslib.plots.style import INK, QUIET, RIGHT, WIDTH, WRONG, bare, short_name, to_pixels
+from fslib.plots.style import INK, QUIET, RIGHT, WIDTH, WRONG, picture_grid, short_name, to_pixels
 
 PLACE = "#56B4E9"  # frame of the location that is asked about
 COLOURS = {
@@ -41,19 +40,12 @@ def neighbour_panel(images: ImageSet, queries: Tensor, neighbours: Tensor) -> Fi
     """
     count, k = neighbours.shape
     cell = WIDTH / (k + 1.3)
-    figure, grid = plt.subplots(
-        count,
-        k + 2,
-        figsize=(WIDTH, (cell + 0.3) * count + 0.2),
-        width_ratios=(1, 0.3, *[1] * k),
-        squeeze=False,
-    )
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.03, wspace=0.02, hspace=0.02)
+    size, ratios = (WIDTH, (cell + 0.3) * count + 0.2), (1, 0.3, *[1] * k)
+    figure, grid = picture_grid(count, k + 2, size, (0.01, 0.03, 0.02, 0.02), ratios)
     for line, row, found in zip(grid, queries.tolist(), neighbours.tolist(), strict=True):
         line[1].set_visible(False)
         for axis, shown in zip(line[[0, *range(2, k + 2)]], [row, *found], strict=True):
             axis.imshow(to_pixels(images.images[shown]))
-            bare(axis)
             label = int(images.labels[shown])
             axis.set_xlabel(short_name(images.class_names[label], 12), size=6.2, labelpad=2)
             if axis is not line[0]:
@@ -94,10 +86,8 @@ def attention_panel(
     seen = _cells(attention[:, :, place[0], place[1]], (height, width))  # (N, K, h, w)
     count, kinds = seen.shape[:2]
     cell = min(1.3, (WIDTH - 1.6) / (kinds + 1))
-    figure, grid = plt.subplots(
-        count, kinds + 1, figsize=(cell * (kinds + 1) + 1.6, cell * count + 0.4), squeeze=False
-    )
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
+    size = (cell * (kinds + 1) + 1.6, cell * count + 0.4)
+    figure, grid = picture_grid(count, kinds + 1, size)
     sides = images.shape[-2:]
     extent = (-0.5, sides[1] - 0.5, sides[0] - 0.5, -0.5)
     step = (sides[1] / width, sides[0] / height)
@@ -113,10 +103,8 @@ def attention_panel(
             shown = axis.imshow(
                 heat.numpy(), cmap="inferno", vmin=0, vmax=top, alpha=0.6, extent=extent
             )
-        for axis, title in zip(grid[i], ("the location", *titles), strict=True):
-            bare(axis)
-            if i == 0:
-                axis.set_title(title, size=8, loc="center", weight="normal")
+    for axis, title in zip(grid[0], ("the location", *titles), strict=True):
+        axis.set_title(title, size=8, loc="center", weight="normal")
     bar = figure.colorbar(shown, ax=grid, shrink=min(1.0, 1.7 / count), aspect=18)
     bar.set_label("attention\n(1: spread evenly)", size=8)
     bar.solids.set_alpha(1)
@@ -184,11 +172,3 @@ def clickable_attention(image: Tensor, others: Tensor, attention: Tensor, side: 
 
 def _ground(image: Tensor) -> str:
     return f"background-image:url({_picture(image)})"
-
-
-def even_share(attention: Tensor) -> Tensor:
-    """How many places an attention (..., S) is spread over, as a share of all S: 1 is evenly.
-
-    The exponential of its entropy over S, so that 1 / S is a single place.
-    """
-    return torch.special.entr(attention.clamp(min=0)).sum(-1).exp() / attention.shape[-1]

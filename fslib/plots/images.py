@@ -11,7 +11,17 @@ from torch import Tensor
 
 from fslib.data import ImageSet
 from fslib.episodes import Episodes
-from fslib.plots.style import RIGHT, WIDTH, WRONG, bare, mosaic, short_name, signed, to_pixels
+from fslib.plots.style import (
+    RIGHT,
+    WIDTH,
+    WRONG,
+    bare,
+    mosaic,
+    picture_grid,
+    short_name,
+    signed,
+    to_pixels,
+)
 
 
 def show_episode(imageset: ImageSet, episodes: Episodes, e: int = 0, query: int = 8) -> Figure:
@@ -52,12 +62,8 @@ def show_images(
     rows = -(-len(images) // columns)
     cell = min(1.0, WIDTH / columns)
     height = cell + (0.34 if titles else 0)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(cell * columns, height * rows + 0.25 * bool(title)), squeeze=False
-    )
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
-    for axis in grid.flat:
-        bare(axis)
+    size = (cell * columns, height * rows + 0.25 * bool(title))
+    figure, grid = picture_grid(rows, columns, size)
     for i, (axis, pixels) in enumerate(zip(grid.flat, to_pixels(images), strict=False)):
         axis.imshow(pixels)
         if titles:
@@ -83,10 +89,8 @@ def heatmap_overlay(
     """
     count, kinds = maps.shape[:2]
     cell = min(1.25, (WIDTH - 1.8) / (kinds + 1))
-    figure, grid = plt.subplots(
-        count, kinds + 1, figsize=(cell * (kinds + 1) + 1.8, cell * count + 0.4), squeeze=False
-    )
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
+    size = (cell * (kinds + 1) + 1.8, cell * count + 0.4)
+    figure, grid = picture_grid(count, kinds + 1, size)
     pixels = to_pixels(images)
     for i in range(count):
         for k, axis in enumerate(grid[i]):
@@ -96,7 +100,6 @@ def heatmap_overlay(
                 shown = axis.imshow(
                     maps[i, k - 1].cpu().numpy(), cmap="inferno", vmin=0, vmax=1, alpha=0.6
                 )
-            bare(axis)
             if i == 0:
                 text = textwrap.fill(titles[k - 1], 13) if k else "Image"
                 axis.set_title(text, size=7.5, loc="center", weight="normal")
@@ -131,20 +134,13 @@ def ranking_panel(
     """
     count, way = logits.shape
     cell = min(1.15, WIDTH / (way + 1.25))
-    figure, grid = plt.subplots(
-        count,
-        way + 2,
-        figsize=(cell * (way + 1.25), (cell + 0.34) * count + 0.3),
-        width_ratios=(1, 0.15, *[1] * way),
-        squeeze=False,
-    )
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0.02)
+    size = (cell * (way + 1.25), (cell + 0.34) * count + 0.3)
+    ratios = (1, 0.15, *[1] * way)
+    figure, grid = picture_grid(count, way + 2, size, (0.03, 0.03, 0, 0.02), ratios)
     query_pixels, class_pixels = to_pixels(queries), to_pixels(prototypes)
     order = logits.argsort(dim=1, descending=True, stable=True).tolist()
     for q in range(count):
         true = int(labels[q])
-        for axis in grid[q]:
-            bare(axis)
         grid[q, 1].set_visible(False)
         grid[q, 0].imshow(query_pixels[q])
         grid[q, 0].set_xlabel(short_name(names[true], 15), size=7, labelpad=2)
@@ -177,10 +173,9 @@ def sampling_panel(
     """
     count, columns = len(queries), min(3, len(queries))
     rows = -(-count // columns)
-    figure, grid = plt.subplots(rows, 2 * columns, figsize=(WIDTH, 1.3 * rows + 0.1), squeeze=False)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03, wspace=0.01, hspace=0.02)
+    size, pads = (WIDTH, 1.3 * rows + 0.1), (0.02, 0.03, 0.01, 0.02)
+    figure, grid = picture_grid(rows, 2 * columns, size, pads)
     for axis in grid.flat:
-        bare(axis)
         axis.set_visible(False)
     for i, pair in enumerate(zip(to_pixels(queries), to_pixels(supports), strict=True)):
         side = queries.shape[2:]

@@ -8,11 +8,13 @@ colour in every chapter.
 """
 
 import textwrap
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 WIDTH = 6.9
@@ -123,3 +125,33 @@ def bare(axes: Axes) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
+
+
+def picture_grid(
+    rows: int,
+    columns: int,
+    size: tuple[float, float],
+    pads: tuple[float, float, float, float] = (0.02, 0.02, 0.02, 0.02),
+    width_ratios: Sequence[float] | None = None,
+) -> tuple[Figure, np.ndarray]:
+    """A figure of bare axes for pictures, close to each other.
+
+    Args:
+        rows: Of the grid.
+        columns: Of the grid.
+        size: Width and height in inches.
+        pads: `w_pad`, `h_pad`, `wspace` and `hspace` of matplotlib's constrained layout.
+        width_ratios: Of the columns; equal where None.
+
+    Returns:
+        The figure and its axes, (rows, columns).
+    """
+    figure, grid = plt.subplots(
+        rows, columns, figsize=size, width_ratios=width_ratios, squeeze=False
+    )
+    figure.get_layout_engine().set(
+        **dict(zip(("w_pad", "h_pad", "wspace", "hspace"), pads, strict=True))
+    )
+    for axis in grid.flat:
+        bare(axis)
+    return figure, grid
