@@ -26,7 +26,6 @@ dense: bool = False  # all points, or a few
 penalty: float = 1.0  # holds the learned margins back
 
 # %%
-import matplotlib.pyplot as plt
 import pandas as pd
 from fslib.comparison import SeedSpread, compare, mean_over_seeds
 from fslib.measure import part_of
@@ -44,7 +43,7 @@ from fslib.pages import (
     table,
     verdicts,
 )
-from fslib.plots import accuracy_bars, interval_curve, interval_plot
+from fslib.plots import accuracy_bars, curve_panels, interval_plot
 from fslib.plots.style import use_book_style
 from fslib.study import Study
 from IPython.display import Markdown
@@ -289,9 +288,9 @@ Markdown(
 # %% [markdown]
 # ## How large a naive margin?
 #
-# The paper gives no value of $m$. On ProtoNet, whose own loss is $m = 0$: the
-# accuracy on novel classes and, dashed, on the base classes that were trained
-# on.
+# The paper gives no value of $m$. On ProtoNet, whose own loss is $m = 0$: how
+# the accuracy changes on novel classes and, dashed, on the base classes that
+# were trained on. Bands are 95 % intervals.
 
 # %%
 sizes = (-2.0, -1.0, 0.0, 0.5, 1.0, 2.0, 3.0, 5.0) if dense else (1.0, 3.0)
@@ -310,17 +309,29 @@ shown = sorted({0.0, *sizes})
 swept = {size: naive(size) for size in shown}
 known = {size: naive(size, images=base_classes) for size in shown}
 base_spread = SeedSpread([known[0.0]])
-figure, axes = plt.subplots(1, 2, figsize=(6.9, 2.6))
-for axis, shot in zip(axes, (1, 5)):
-    for group, style, name in (
-        (swept, "o-", "novel classes"),
-        (known, "s--", "base classes"),
-    ):
-        values = [mean_over_seeds(group[size], shot) for size in shown]
-        interval_curve(axis, shown, values, style, label=name)
-    axis.set(xlabel="Margin m", title=f"{shot} shot")
-axes[0].set_ylabel("Accuracy (%)")
-_ = axes[0].legend()
+figure = curve_panels(
+    {
+        shots_in_words(shot): {
+            name: (
+                shown,
+                [
+                    compare(group[size], group[0.0], shot, counted)
+                    for size in shown
+                ],
+                style,
+                colour,
+            )
+            for name, group, counted, style, colour in (
+                ("novel classes", swept, spread, "o-", "#009E73"),
+                ("base classes", known, base_spread, "s--", "#8C6D1F"),
+            )
+        }
+        for shot in (1, 5)
+    },
+    "Margin m",
+    "Change against no margin (points)",
+    zero="xy",
+)
 
 # %%
 gap = {size: r[0].history[-1].get("gap") for size, r in swept.items()}
