@@ -490,9 +490,27 @@ reached = [
     f"{mean_over_seeds(made, 5)[0]:.1f} % ({name})"
     for made, name in zip(at_best, chosen)
 ]
+effect = {rate: compare(*pair, 5, spread) for rate, pair in by_rate.items()}
+helps = [rate for rate, (mean, ci95) in effect.items() if mean > ci95]
+hurts = [rate for rate, (mean, ci95) in effect.items() if mean < -ci95]
+like_a_step = bool(helps and hurts and min(helps) > max(hurts))
+at_rates = [
+    "at rates of " + " and ".join(f"{rate:g}" for rate in sorted(rates))
+    if rates
+    else "at no rate"
+    for rates in (helps, hurts)
+]
 Markdown(
-    f"At five shots m = -0.3 does best with {reached[0]} and m = 0 with "
-    f"{reached[1]}. Each at its best step, "
+    f"At five shots the margin clearly helps {at_rates[0]} and clearly hurts "
+    f"{at_rates[1]}"
+    + (
+        ": it makes up for steps that are too long and costs where they are "
+        "short, as a shorter step would. "
+        if like_a_step
+        else ". "
+    )
+    + f"m = -0.3 does best with {reached[0]} and m = 0 with {reached[1]}. Each "
+    "at its best step, "
     + at_each_shot("m = -0.3", "m = 0", *at_best, spread=spread)
     + ". That is the fair comparison: a gain that is gone when both choose "
     "their step was the step's. (Both choose on the episodes that judge "
