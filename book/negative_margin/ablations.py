@@ -12,7 +12,7 @@
 # One number, turned from below zero to above it: what happens to novel
 # classes, to base classes, and is it the margin that does it? All networks
 # here are small and trained for a short time, so that there can be many. The
-# verdict stands at the [end](#which-parts-earn-their-place).
+# verdict stands in the last table.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # which profile these values belong to

@@ -328,7 +328,7 @@ Markdown(
     "linear one. A centroid has no such noise. Each episode throws anew, so "
     "a mean over hundreds of them hardly feels it, and the published "
     "intervals contain it; what the fitted head costs in accuracy is in the "
-    "[ablations](ablations#the-head-at-test)."
+    "[ablations](ablations)."
 )
 
 # %% [markdown]
