@@ -29,6 +29,7 @@ import yaml
 from fslib import notebooks
 from fslib.packs import BUILT_IN
 from fslib.paths import data_root, results_root
+from fslib.values import value_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = ROOT / "ci" / "profiles"
@@ -57,7 +58,7 @@ def overrides(pairs: list[str]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not (name.isidentifier() and equals):
             raise SystemExit(f"-p takes name=value, not {pair!r}.")
-        values[name] = notebooks.value_of(value)
+        values[name] = value_of(value)
     return values
 
 

@@ -34,7 +34,7 @@ from fslib import notebooks
 from fslib.data import ImageSet, open_dataset
 from fslib.generalised.measure import SHOTS, find_generalised, parts_of, protocol_words
 from fslib.heads import HEADS
-from fslib.measure import OWN_PARTS, find_record, join, part_of
+from fslib.measure import find_record, images_named
 from fslib.paths import data_root, networks_root, results_root
 from fslib.results import command_of
 from fslib.runs import Config
@@ -59,13 +59,7 @@ def real_images(name: str, dataset: str, root: Path) -> ImageSet:
 
     The pages of a plan see a stand-in, whose resized or reduced images have another digest.
     """
-    own = open_dataset(dataset, root)
-    if name == dataset:
-        return own["test"]
-    part = name.removeprefix(f"{dataset}_")
-    if part in OWN_PARTS:
-        return part_of(own, part)
-    return join(open_dataset(name, root)).resized(own["train"].size[0])
+    return images_named(name, dataset, open_dataset(dataset, root), root)
 
 
 class Plan:

@@ -26,6 +26,7 @@ import joblib
 from execute import noted, overrides, profile_parameters
 
 from fslib import notebooks
+from fslib.values import value_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SLURM_CORES = 4  # of one job
@@ -42,7 +43,7 @@ def settings_of(grid: list[str], fixed: dict[str, Any]) -> list[dict[str, Any]]:
         name, equals, text = axis.partition("=")
         if not (name.isidentifier() and equals and text):
             raise SystemExit(f"--grid takes name=value,value, not {axis!r}.")
-        axes[name] = notebooks.value_of(text if text.startswith("[") else f"[{text}]")
+        axes[name] = value_of(text if text.startswith("[") else f"[{text}]")
     rows = itertools.product(*axes.values())
     return [{**fixed, **dict(zip(axes, row, strict=True))} for row in rows]
 

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
-import yaml
 
 from fslib.analysis.corruption import CORRUPTIONS, corrupt
 from fslib.data import ImageSet, open_dataset
@@ -32,6 +30,7 @@ from fslib.paths import networks_root, results_root
 from fslib.results import Record, record_of, records_of_run, save_record, scratch_root, summary
 from fslib.runs import Config, Run, publish_run
 from fslib.train import fit
+from fslib.values import value_of
 
 DESCRIPTION = (__doc__ or "").split("\n")[0]
 OWN_PARTS = ("train", "val")
@@ -197,10 +196,7 @@ def _pairs(words: Sequence[str]) -> dict[str, Any]:
         key, equals, value = word.partition("=")
         if not equals:
             raise SystemExit(f"an option is NAME=VALUE, such as point_wise=true, not {word!r}")
-        try:
-            pairs[key] = json.loads(value)  # YAML 1.1 takes 1e-05 for a word
-        except ValueError:
-            pairs[key] = yaml.safe_load(value)
+        pairs[key] = value_of(value)
     return pairs
 
 
@@ -281,13 +277,7 @@ def main(words: Sequence[str] | None = None) -> None:
     questions: list[tuple[ImageSet, str, dict[str, Record | None]]] = []
     for name in given["on"] or [config.dataset]:
         own = name == config.dataset
-        part = name.removeprefix(f"{config.dataset}_")
-        if own:
-            images = data["test"]
-        elif part in OWN_PARTS:
-            images = part_of(data, part)
-        else:
-            images = join(open_dataset(name, given["root"])).resized(base.size[0])
+        images = images_named(name, config.dataset, data, given["root"])
         check_counts(images, shots)
         for corruption in ["", *(given["corruptions"] if own else [])]:
             heads = ["", *given["heads"]] if own and not corruption else [""]
@@ -315,6 +305,22 @@ def main(words: Sequence[str] | None = None) -> None:
                 for shot, score in record.accuracy.items()
             )
             print(f"{record.id}: {line}", flush=True)
+
+
+def images_named(
+    name: str, dataset: str, data: Mapping[str, ImageSet], root: str | Path | None = None
+) -> ImageSet:
+    """What is scored under a name, for a network trained on the splits `data` of `dataset`.
+
+    Its novel classes under its own name, one of its `OWN_PARTS` (`cifar_fs_val`), or all of another
+    data set, resized.
+    """
+    part = name.removeprefix(f"{dataset}_")
+    if name == dataset:
+        return data["test"]
+    if part in OWN_PARTS:
+        return part_of(data, part)
+    return join(open_dataset(name, root)).resized(data["train"].size[0])
 
 
 def part_of(splits: Mapping[str, ImageSet], name: str) -> ImageSet:

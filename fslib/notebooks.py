@@ -22,7 +22,6 @@ from typing import Any
 import jupytext
 import nbformat
 import papermill
-import yaml
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbformat import NotebookNode
@@ -135,29 +134,6 @@ def unknown_parameters(page: str | Path, known: Iterable[str], given: Iterable[s
     unknown = ", ".join(sorted(set(given) - set(known)))
     there = ", ".join(known) or "none"
     return f"{page} has no parameter {unknown}; its parameters are: {there}." if unknown else ""
-
-
-class _Words(yaml.SafeLoader):
-    """YAML in which 1e-2 is a number, alone or in a list: YAML 1.1 asks for a point and a sign."""
-
-
-_Words.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def value_of(text: str) -> Any:
-    """Give the value that stands on a command line: JSON or, for plain words, YAML.
-
-    Args:
-        text: such as ``3``, ``1e-2``, ``true``, ``glyphs`` or ``[0, 1]``.
-    """
-    try:
-        return json.loads(text)
-    except ValueError:
-        return yaml.load(text, _Words)
 
 
 def code_of(page: NotebookNode) -> list[tuple[str, tuple[str, ...]]]:

@@ -6,6 +6,7 @@ import nbformat
 import pytest
 
 from fslib import notebooks
+from fslib.values import value_of
 
 HEADER = """\
 # ---
@@ -73,7 +74,7 @@ def test_parameters_are_read_from_their_cell(tmp_path):
     ],
 )
 def test_values_of_a_command_line_are_typed(text, value):
-    assert repr(notebooks.value_of(text)) == repr(value)
+    assert repr(value_of(text)) == repr(value)
 
 
 def test_the_copies_of_jupyterlab_are_no_pages(tmp_path):
