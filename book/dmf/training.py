@@ -26,6 +26,7 @@ backbone: str = "conv4_32"  # conv4_32, conv4, resnet12_slim, resnet12
 epochs: int = 3  # passes over the training images
 augment: str = "none"  # mirrored letters would be other letters
 seeds: list = [0]  # one run each
+baseline_seeds: list = [0]  # of the baselines that all chapters share
 episodes: int = 2000  # tasks of every score
 dense: bool = False  # also a model trained on 5-shot episodes
 
@@ -55,7 +56,9 @@ from fslib.study import Study, usual_rate
 from IPython.display import Markdown
 
 use_book_style()
-usual = Study(dataset, backbone, epochs, augment, profile, seeds, episodes)
+usual = Study(
+    dataset, backbone, epochs, augment, profile, baseline_seeds, episodes
+)
 
 # %% [markdown]
 # ## The setting
@@ -93,7 +96,7 @@ Markdown(
 pools = [True, True, False, False]  # which blocks halve their map
 groups = usual_groups(backbone)
 more_groups = usual_groups(backbone, shot=5)
-study = usual.but(backbone_options={"pools": pools})
+study = usual.but(seeds=seeds, backbone_options={"pools": pools})
 one_seed = study.but(seeds=seeds[:1])
 
 main = {"DMF": study.records("dmf", groups=groups)}

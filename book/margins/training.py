@@ -22,6 +22,7 @@ backbone: str = "conv4_32"  # conv4_32, conv4, resnet12_slim, resnet12
 epochs: int = 3  # passes over the training images
 augment: str = "none"  # mirrored letters would be other letters
 seeds: list = [0]  # one run each
+baseline_seeds: list = [0]  # of the baselines that all chapters share
 episodes: int = 2000  # tasks of every score
 dense: bool = False  # all five numbers of shots, longer lessons
 penalty: float = 1.0  # holds the learned margins back
@@ -62,7 +63,11 @@ options = {
     "am3": words,
     "am3_traml": {**words, "penalty": penalty},
 }
-main = {m: study.records(m, **o) for m, o in options.items()}
+where = dict.fromkeys(options, study)
+where |= dict.fromkeys(
+    ("ce", "protonet"), study.but(seeds=tuple(baseline_seeds))
+)
+main = {m: where[m].records(m, **o) for m, o in options.items()}
 
 
 def paired(*pairs) -> dict:
@@ -283,7 +288,7 @@ Markdown(
 if transfer:
     far = join(open_dataset(transfer))
     away = {
-        m: study.records(m, images=far, **options[m])
+        m: where[m].records(m, images=far, **options[m])
         for m in ("protonet", "protonet_traml")
     }
     text = (

@@ -23,6 +23,7 @@ backbone: str = "conv4_32"  # conv4_32, conv4, resnet12_slim, resnet12
 epochs: int = 3  # passes over the training images
 augment: str = "none"  # mirrored letters would be other letters
 seeds: list = [0]  # one run each
+baseline_seeds: list = [0]  # of the baselines that all chapters share
 episodes: int = 2000  # tasks of every score
 fitted_episodes: int = 600  # of heads that are fine-tuned, as in the paper
 
@@ -59,10 +60,9 @@ asked = {
     "softmax, m = 0": network("dot", 0.0) | {"variant": "dot_zero"},
 }
 baselines = {"CE": {"method": "ce"}, "ProtoNet": {"method": "protonet"}}
-main = {
-    name: study.records(**options)
-    for name, options in {**asked, **baselines}.items()
-}
+shared = study.but(seeds=tuple(baseline_seeds))
+main = {name: study.records(**options) for name, options in asked.items()}
+main |= {name: shared.records(**how) for name, how in baselines.items()}
 
 # %% [markdown]
 # *neg-cosine* compares by cosines ($s = 30$, $m = -0.02$), *neg-softmax* by
@@ -321,8 +321,9 @@ said = (
 if transfer:
     far = join(open_dataset(transfer))
     away = {
-        name: study.records(**options, images=far)
-        for name, options in {**asked, **baselines}.items()
+        name: where.records(**options, images=far)
+        for where, rows in ((study, asked), (shared, baselines))
+        for name, options in rows.items()
     }
     seeds_far = SeedSpread(list(away.values()))
     said += f" Here the networks go to {transfer}:\n\n" + "\n".join(

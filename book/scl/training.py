@@ -23,6 +23,7 @@ backbone: str = "conv4_32"  # conv4_32, conv4, resnet12_slim, resnet12
 epochs: int = 3  # passes over the training images
 augment: str = "none"  # mirrored letters would be other letters
 seeds: list = [0]  # one run each
+baseline_seeds: list = [0]  # of the baselines that all chapters share
 episodes: int = 2000  # tasks of every score
 pools: list = [True, True, True, False]  # which blocks halve their map
 share: float = 0.5  # of the epochs where every image comes in two views
@@ -57,9 +58,9 @@ from IPython.display import Markdown, display
 use_book_style()
 generator = torch.Generator().manual_seed(0)
 base = Study(
-    dataset, backbone, epochs, augment, profile, tuple(seeds), episodes
+    dataset, backbone, epochs, augment, profile, baseline_seeds, episodes
 )
-study = base.but(backbone_options={"pools": pools})
+study = base.but(seeds=tuple(seeds), backbone_options={"pools": pools})
 two_views = study.but(epochs=max(2, int(share * epochs)))
 weight = 0.1 if dataset.startswith("glyphs") else 1.0  # of each contrast
 
