@@ -104,8 +104,10 @@ def test_profiles_hold_the_agreed_parameters(name):
         ablation_epochs=int,
         augment=str,
         seeds=list,
+        baseline_seeds=list,
         episodes=int,
         dense=bool,
+        places=int,
         per_class=int,
     )
 
