@@ -26,7 +26,7 @@ augment: str = "none"  # mirrored letters would be other letters
 seeds: list = [0]  # of CE with two views and CE + SC; the rest has the first
 episodes: int = 2000  # tasks of every score
 dense: bool = False  # all points of a sweep instead of two or three
-places: int = 2  # on a side of the map; 4 leaves out the last pooling
+places: int = 2  # on a side of the map, 2 or 4 (without the last pooling)
 share: float = 0.5  # of the epochs where every image comes in two views
 
 # %%
@@ -51,6 +51,9 @@ from fslib.study import Study
 from IPython.display import Markdown
 
 use_book_style()
+if places not in (2, 4):
+    raise ValueError(f"places must be 2 or 4, not {places}")
+plain = "no_last_pool" if places == 4 else "ablation"  # without a contrast
 study = Study(
     dataset,
     ablation_backbone,
@@ -107,7 +110,7 @@ Markdown(seeds_in_words(spread))
 # labels are ignored, and the only match is the other view.
 
 # %%
-rows = {"CE": study.records("ce", "no_last_pool")}
+rows = {"CE": study.records("ce", plain)}
 for label in LOSSES:
     variant, options = loss_row(label, contrast)
     rows[label] = unchanged.get(label) or changed(variant, **options)
@@ -299,7 +302,7 @@ Markdown(
 )
 
 # %% [markdown]
-# ## How places are counted
+# ## Places counted otherwise, fewer of them, a milder view
 #
 # The mean of the places' cosines is the default. A sum would only change the
 # scale: of 16 places it is the mean at a sixteenth of the temperature. The
@@ -363,9 +366,7 @@ tested = {
         n: changed("ce_sc", test_two, **spatial, head=h)
         for n, h in heads.items()
     },
-    "CE": {
-        n: test.records("ce", "no_last_pool", head=h) for n, h in heads.items()
-    },
+    "CE": {n: test.records("ce", plain, head=h) for n, h in heads.items()},
 }
 both = {name: accuracies(made).set_index("") for name, made in tested.items()}
 table(
@@ -533,16 +534,15 @@ Markdown(
 # ## Another host: ProtoNet
 #
 # The contrast needs no classifier. Here it stands beside ProtoNet's own loss,
-# over the 300 support and query images of each episode, in one view. All
-# average their maps, as the authors do (the global contrast stands beside where
-# `dense` is set); a distance between flattened maps of
-# this size starts so large that training mostly brings it down. The talk shows
-# gains, without numbers.
+# over the 300 support and query images of each episode, in one view; the global
+# contrast, too, where `dense` is set. All average their maps, as the authors do:
+# a distance between flattened maps of $4 \times 4$ places starts so large that
+# training mostly brings it down. The talk shows gains, without numbers.
 
 # %%
 averaged = {"pool": "mean"}
 hosts = {
-    "ProtoNet": study.records("protonet", "no_last_pool", **averaged),
+    "ProtoNet": study.records("protonet", plain, **averaged),
     "ProtoNet + SC": study.records("protonet_scl", "sc", **spatial, **averaged),
 }
 if dense:
