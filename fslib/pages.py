@@ -304,16 +304,23 @@ def beside_published(
     return pd.concat([printed, pd.DataFrame(ours)])
 
 
-def mixed_precision(records: Iterable[Record]) -> str:
-    """What to say of speeds that were not measured in the same arithmetic; "" where they were.
+def unlike_speeds(records: Iterable[Record]) -> str:
+    """What to say of speeds that were not measured alike; "" where they were.
 
     Args:
         records: Those whose speeds are compared.
     """
-    if len({record.facts["precision"] for record in records}) < 2:
+    facts = [record.facts for record in records]
+    unlike = []
+    if len({f["precision"] for f in facts}) > 1:
+        unlike.append("with the same precision")
+    # A GPU's work is counted by no core, and by the clock only where no other run shares it.
+    if len({f.get("machine", {}).get("gpu", "") for f in facts}) > 1:
+        unlike.append("on the same kind of processor")
+    if not unlike:
         return ""
     return (
-        "These rows were not all computed with the same precision, so their speeds cannot be "
+        f"These rows were not all computed {' and '.join(unlike)}, so their speeds cannot be "
         "compared; `benchmarks/` holds a fair comparison. "
     )
 

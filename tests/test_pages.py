@@ -153,9 +153,16 @@ def test_a_number_of_a_table_stays_with_its_interval():
 
 def test_speeds_of_unlike_arithmetic_are_not_compared(two):
     (one,), (other,) = two
-    assert pages.mixed_precision([one, other]) == ""
+    assert pages.unlike_speeds([one, other]) == ""
     half = dataclasses.replace(other, facts={"precision": "bf16-mixed"})
-    assert "cannot be compared" in pages.mixed_precision(iter([one, half]))
+    assert "same precision" in pages.unlike_speeds(iter([one, half]))
+
+
+def test_speeds_of_a_gpu_and_of_cores_are_not_compared(two):
+    (one,), (other,) = two
+    fast = dataclasses.replace(other, facts=one.facts | {"machine": {"gpu": "a fast one"}})
+    assert "same kind of processor" in pages.unlike_speeds([one, fast])
+    assert pages.unlike_speeds([fast, fast]) == ""
 
 
 def test_costs_are_the_facts_of_the_first_seed(tmp_path):

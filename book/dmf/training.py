@@ -44,11 +44,11 @@ from fslib.pages import (
     beside_published,
     costs,
     gains,
-    mixed_precision,
     published,
     seeds_in_words,
     shots_in_words,
     table,
+    unlike_speeds,
 )
 from fslib.plots import interval_plot, learning_curve
 from fslib.plots.style import colour_of, label_of, use_book_style
@@ -298,7 +298,7 @@ table(cost, digits=1)
 speed = cost.set_index("")["images a core-second"]
 Markdown(
     (
-        mixed_precision(made[0] for made in everyone.values())
+        unlike_speeds(made[0] for made in everyone.values())
         or "As these runs were made, an image cost DMF "
         f"{speed['ProtoNet (same maps)'] / speed['DMF']:.1f} times as much as "
         "ProtoNet on the same maps and "

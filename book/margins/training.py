@@ -41,10 +41,10 @@ from fslib.pages import (
     costs,
     gain_table,
     gains,
-    mixed_precision,
     published,
     seeds_in_words,
     table,
+    unlike_speeds,
 )
 from fslib.plots import interval_curve, interval_plot, learning_curve
 from fslib.plots.style import colour_of, label_of, use_book_style
@@ -483,7 +483,7 @@ table(cost, digits=1)
 speed = dict(zip(main, cost["images a core-second"]))
 Markdown(
     (
-        mixed_precision(made[0] for made in main.values())
+        unlike_speeds(made[0] for made in main.values())
         or "Beside its host, "
         + " and ".join(
             f"{label_of(m)} trains at "

@@ -44,10 +44,10 @@ from fslib.pages import (
     at_each_shot,
     beside_published,
     gains,
-    mixed_precision,
     published,
     seeds_in_words,
     table,
+    unlike_speeds,
 )
 from fslib.plots import interval_plot, learning_curve
 from fslib.plots.contrast import COLOURS
@@ -129,7 +129,7 @@ table(
 
 # %% tags=["hide-input"]
 Markdown(
-    mixed_precision(r for records in groups.values() for r in records)
+    unlike_speeds(r for records in groups.values() for r in records)
     + "In the released scripts the contrast weighs as much as the "
     f"cross-entropy. Here its weight is {weight:g}, and that of CE is 1"
     + (
