@@ -314,9 +314,9 @@ def unlike_speeds(records: Iterable[Record]) -> str:
     unlike = []
     if len({f["precision"] for f in facts}) > 1:
         unlike.append("with the same precision")
-    # A GPU's work is counted by no core, and by the clock only where no other run shares it.
-    if len({f.get("machine", {}).get("gpu", "") for f in facts}) > 1:
-        unlike.append("on the same kind of processor")
+    # No core counts a GPU's work, and the clock only where no other run shares it.
+    if any("gpu" in f.get("machine", {}) for f in facts):
+        unlike.append("on processor cores alone")
     if not unlike:
         return ""
     return (
