@@ -36,6 +36,7 @@ import pandas as pd
 import torch
 from fslib.comparison import SeedSpread
 from fslib.data import open_dataset
+from fslib.full_width import at_full_width
 from fslib.losses.contrastive import loss_floor
 from fslib.measure import join
 from fslib.methods.scl import loss_row
@@ -344,7 +345,24 @@ table(
 # ResNet-12 for 90 epochs and score 600 episodes under the authors' test. So
 # the levels cannot be compared. The steps can, with care: the list above has
 # them under the centroid, the table after it under the authors' test.
+
+# %% [markdown]
+# ## At full width
 #
+# The ResNet-12 of the papers has 12.4 million weights, the slim one 1.1. One
+# network of each method has been trained at that width on a GPU. This page
+# only reads their records; each holds the command that repeats it.
+# *CE, one pooling fewer* has the $4 \times 4$ map of the rows above, and so has
+# CE + SC.
+
+# %% tags=["hide-input"]
+display(
+    *at_full_width(
+        dataset, "CE + SC", ("CE, one pooling fewer", "CE", "ProtoNet")
+    )
+)
+
+# %% [markdown]
 # ## Images from elsewhere
 #
 # The paper trains on miniImageNet and tests on birds, cars, places and
