@@ -355,9 +355,9 @@ Markdown(
     )
     + "The shared order changes nothing, by construction. "
     + (
-        "The sorted one does only where two names are exactly as alike, as "
-        "names made of the same few words are: then their place decides. "
-        if rows[1]["mean change"] > 1e-4
+        "The sorted one does only where two names are alike to the last "
+        "digit: then their place decides. "
+        if rows[1]["largest change"] > 1e-3
         else "Neither does the sorted one. "
     )
     + "What the order does to accuracy is on the ablations page."
