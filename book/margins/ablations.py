@@ -567,7 +567,9 @@ Markdown(
 # %% [markdown]
 # ## Which parts earn their place?
 #
-# What each part brings to what has it, over the same without it.
+# Each row is a run with the part, less the same run without it. A part earns
+# its place (*yes*) where it is better at one number of shots and worse at
+# none; *both ways* is better at one and worse at the other.
 
 # %% tags=["hide-input"]
 parts = {}

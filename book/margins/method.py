@@ -13,7 +13,8 @@
 # knew that from their **names**, before you saw a single image. *Boosting
 # Few-Shot Learning with Adaptive Margin Loss* {cite}`li2020traml` uses this
 # in training: where two names are alike, the true class has to win by more.
-# By how much more is the **margin**.
+# By how much more is the **margin**. The hope is that
+# features which part like base classes part like novel ones, too.
 #
 # On this page you will
 #
@@ -21,7 +22,7 @@
 # - fill the table of margins in three ways,
 # - meet the two methods that carry it, its **hosts** ProtoNet and AM3, and
 #   its cousins from face recognition,
-# - find out why nobody can *learn* a margin by plain descent,
+# - find out why plain descent cannot hold a margin up,
 # - see it where old and new classes are asked about at once.
 #
 # ```{figure} ../_assets/margins.svg
@@ -249,10 +250,11 @@ Markdown(
     f"With the image at {visual.tolist()}, the name at {word.tolist()} and "
     f"lambda = {share}, the prototype is "
     f"{(share * visual + (1 - share) * word).tolist()}. The released AM3 "
-    "does not square its distances. For distances 1, 1.5, 2, 2.5, 3 the "
-    f"nearest class then holds {plain[0]:.2f} of the probability, squared it "
-    f"holds {squared[0]:.2f}: the same answer, but here a softer lesson, in "
-    "which the same margin counts for more."
+    "takes the plain distance for its logit, not the squared one. For "
+    "distances 1, 1.5, 2, 2.5, 3 the nearest class then holds "
+    f"{plain[0]:.2f} of the probability, squared {squared[0]:.2f}: the same "
+    "answer, but the plain distance is the softer lesson, and the same margin "
+    "counts for more in it."
 )
 
 # %% [markdown]
@@ -335,7 +337,7 @@ table(
 # It is a probability, so it is never negative, and descent **lowers every
 # free margin**. Where margins share parameters ($\alpha$, $G$), a small step
 # still lowers their mean, weighted by these probabilities. Something else has
-# to keep them up. This book knows five answers:
+# to keep them up. The book compares five modes, joint descent among them:
 #
 # - `fixed`: the margins are given, not learned.
 # - `joint`: descent on the same loss, as the paper's text has it.
@@ -370,8 +372,10 @@ for mode in MODES:
 table(rows, digits=3)
 
 # %% [markdown]
-# The class-relevant margins of the five names, on the worked example
-# (`bilevel` gets its gradient from a second episode, not from this loss).
+# The class-relevant margins of the five names (the mean is over all 20
+# pairs), on the one query of the worked example, whose true class is *girl*;
+# the gradient is summed over its row (`bilevel` gets its own from a second
+# episode, not from this loss).
 # The default here is **reversal**: the margins climb where the network
 # descends, and the penalty holds them. A margin then settles the higher, the
 # more its pair is confused. If like names are the confused ones, they get the
@@ -441,8 +445,9 @@ table(rows)
 # - Naive: one number. Class-relevant: a line in the likeness of two names.
 #   Task-relevant: a small network that sees all names of the task.
 # - It matters only in comparison with the gaps between logits.
-# - CosFace, Negative Margin and the naive margin are one loss.
-# - No margin can be learned by descent on its own loss.
+# - On cosines of one scale, CosFace, Negative Margin and the naive margin are
+#   one loss.
+# - Descent on their own loss lowers margins; something else must hold them up.
 #
 # ## Try it
 #

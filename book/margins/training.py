@@ -79,9 +79,9 @@ def paired(*pairs) -> dict:
 
 
 # %% [markdown]
-# The margins are trained by *reversal*: they climb where the network
-# descends, and a penalty on their square holds them back (*method*, last
-# part). The paper tests 5 ways and does not say how many it trains with;
+# The margins are trained by *reversal*: they climb where the network descends,
+# and a penalty on their square holds them back (*method*, "Who learns the
+# margins?"). The paper tests 5 ways and does not say how many it trains with;
 # here episodes have 20, as those of this book's ProtoNet, so that a row
 # differs from its host in the margin and in nothing else. The generator then
 # maps 19 likenesses to 19 margins.
@@ -246,7 +246,7 @@ Markdown(
 # The ResNet-12 of the papers has 12.4 million weights, the slim one 1.1. One
 # network of each method has been trained at that width on a GPU. This page
 # only reads their records; each holds the command that repeats it.
-# As above, AM3 is scored without the names of the novel classes.
+# Unlike above, AM3 is scored without the names of the novel classes.
 
 # %% tags=["hide-input"]
 display(*at_full_width(dataset, "AM3 + TRAML", ("ProtoNet", "CE")))
@@ -517,4 +517,4 @@ Markdown(
 #   the ablations page takes the margin apart.
 # - AM3 knows the names of new classes at test; what parts it from ProtoNet
 #   is not the margin.
-# - 'All' is a sum of two very different numbers. Ask for both.
+# - 'All' averages two very different numbers. Ask for both.

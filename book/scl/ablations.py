@@ -12,10 +12,10 @@
 # Which parts earn their place? Each row of this page changes one thing: a
 # loss, a temperature, a weight, a way of counting places, the test, the
 # teacher, the host. As on the page before, rows with two views run for half
-# the epochs (one at least). Unless it is said otherwise all have maps of the
-# same size, `places` on a side: four poolings leave 2, three leave 4, which
-# costs a spatial contrast sixteen times as many pairs of places. All are
-# compared on the same episodes.
+# the epochs (one at least here, where the page before has two). Unless it is
+# said otherwise all have maps of the same size, `places` on a side: four
+# poolings leave 2, three leave 4, which costs a spatial contrast sixteen times
+# as many pairs of places. All are compared on the same episodes.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # which profile these values belong to
@@ -107,7 +107,8 @@ Markdown(seeds_in_words(spread))
 # ## Eight losses (the paper's main ablation)
 #
 # The first row has one view, all others two. SS stands for *self-supervised*:
-# labels are ignored, and the only match is the other view.
+# the contrast ignores labels, which the cross-entropy does not, and the only
+# match is the other view.
 
 # %%
 rows = {"CE": study.records("ce", plain)}
@@ -534,10 +535,11 @@ Markdown(
 # ## Another host: ProtoNet
 #
 # The contrast needs no classifier. Here it stands beside ProtoNet's own loss,
-# over the 300 support and query images of each episode, in one view; the global
-# contrast, too, where `dense` is set. All average their maps, as the authors do:
-# a distance between flattened maps of $4 \times 4$ places starts so large that
-# training mostly brings it down. The talk shows gains, without numbers.
+# over the 300 support and query images of each episode, in one view; the
+# global contrast, too, where `dense` is set. All average their maps, as the
+# authors do: a distance between flattened maps of $4 \times 4$ places starts
+# so large that training mostly brings it down. The talk shows gains, without
+# numbers.
 
 # %%
 averaged = {"pool": "mean"}

@@ -169,7 +169,9 @@ Markdown(
 # %% [markdown]
 # ### Accuracy against the number of neighbours
 #
-# All novel images at once, each named by a vote of its $k$ nearest.
+# All novel images at once, each named by a vote of its $k$ nearest. A tie goes
+# to the nearer, so two vote as one does. Whether neighbours share a background
+# is left to the eye: nothing here measures it.
 
 # %%
 ks = [k for k in (1, 2, 4, 8, 16, 32) if k < each]
@@ -210,7 +212,7 @@ Markdown(
 )
 
 # %% [markdown]
-# ## What does the contrast match?
+# ## What do the features match?
 #
 # A view has two kinds of positives: the other view of its own image, and the
 # images of its class. The first shares what says nothing about the class,
@@ -361,17 +363,21 @@ Markdown(
         f"{rank[name]['novel'] - rank[control]['novel']:+.1f} under {name}"
         for name in ("CE + GC", "CE + SC")
     )
-    + ". These are numbers of one network each and have no interval."
+    + ", and that of CE itself by "
+    f"{rank[control]['novel'] - rank['CE']['novel']:+.1f} with the second "
+    "view and half the epochs. These are numbers of one network each and "
+    "have no interval."
 )
 
 # %% [markdown]
 # The other two columns look at the unit sphere {cite}`wang2020alignment`.
-# **Alignment** is the mean squared distance of two images of one class
-# (small: tight classes). **Uniformity** is the logarithm of the mean of
-# $e^{-2 d^2}$ over all pairs, with $d$ their distance (small: images spread
-# evenly). The contrast asks for both, on base classes; the columns of novel
-# images show what they inherit. Distillation keeps asking for the first and
-# drops the second.
+# **Alignment** is the mean squared distance of two images of one class (small:
+# tight classes). **Uniformity** is the logarithm of the mean of $e^{-2 d^2}$
+# over all pairs, with $d$ their distance (small: images spread evenly). The
+# contrast asks for both on base classes, but of its heads: the features need
+# not follow. Read the two together: ProtoNet's features all point in similar
+# directions (uniformity near 0), so all its distances are small. Distillation
+# asks for neither; it copies the teacher.
 #
 # ## Classes as clouds
 
@@ -507,6 +513,7 @@ with torch.no_grad():
     some = torch.arange(0, len(novel), max(1, len(novel) // 60))
     wide = method.places.attention(sc_maps[some], sc_maps[some])
 spread = float(even_share(wide).mean())
+together = float(even_share(wide.mean(-2)).mean())  # all askers as one
 Markdown(
     f"Over all pairs of {len(some)} novel images, a place spreads its "
     f"attention over {100 * spread:.0f} % of the {wide.shape[-1]} places "
@@ -520,6 +527,9 @@ Markdown(
         else "That is a mild preference: a place weighs where it looks, and "
         "leaves out little."
     )
+    + " Averaged over all places that ask, the attention to an image covers "
+    f"{100 * together:.0f} %: the nearer the two shares, the less it matters "
+    "who asks."
 )
 
 # %% [markdown]

@@ -13,8 +13,8 @@
 # separates *them* and forget the rest, and novel classes need some of the
 # rest. *Spatial Contrastive Learning* {cite}`ouali2021scl` therefore asks a
 # second question beside "which class?": **which images of this batch belong
-# together?** And it asks it place by place, so that two images are not
-# called alike for their lawn when one shows a dog and the other a sheep.
+# together?** And it asks it place by place: a lawn
+# should not be enough to make a dog and a sheep alike.
 #
 # On this page you will
 #
@@ -87,8 +87,9 @@ show_source(contrastive_loss)
 #
 # The probabilities of a view add up to one. With $|P_i|$ positives it has to
 # share them, so its part of the loss cannot fall below $\log |P_i|$. Equal
-# similarities, which say nothing, give $\log(2N - 1)$. A curve of this loss
-# is read between these two lines. The fewer classes there are, the more
+# similarities, which say nothing, give $\log(2N - 1)$. The floor cannot be
+# passed; that level can, by a bad order, and untrained heads may start above
+# it. Read a curve against both. The fewer classes there are, the more
 # positives a view has, and the higher the floor:
 
 # %%
@@ -150,7 +151,9 @@ show_source(SpatialSimilarity.forward)
 #
 # Three images of four places, without heads. Each kind of place is a
 # direction of its own, and queries, keys and values are the places
-# themselves (queries sharpened, as a trained attention may be).
+# themselves (queries sharpened, as a trained attention may be). Here $S$ is
+# halved, so 1 is the most; the last column keeps the best place instead of
+# the mean.
 
 # %%
 kinds = {"dog": 0, "sheep": 1, "lawn": 2, "street": 3}
@@ -341,8 +344,9 @@ print(
 # - Cross-entropy names classes; the contrastive loss sorts the images of a
 #   batch, with heads that are thrown away afterwards.
 # - The spatial form lets each place find its match before comparing. It
-#   weighs a shared background less than an average does; what a place says
-#   is left to the learned values.
+#   counts each place once: a large shared background weighs less than in an
+#   average, a small shared object more. What a place says is left to the
+#   learned values.
 # - The supervised loss has a floor in place of zero, $\log |P_i|$ a view.
 #
 # ## Try it

@@ -182,14 +182,14 @@ def order_words(
         draws: Of the bootstrap over classes.
     """
     visual = {m: ranking.visual_similarity(f, images.labels) for m, f in features.items()}
-    said = ["A tau of zero means that looks and meaning have nothing to do with each other."]
+    said = ["A tau of zero means that looks and meaning share no order."]
     for name, reference in _references(images).items():
         found = {m: ranking.rank_correlation(v, reference, draws) for m, v in visual.items()}
         top = ranking.highest_tau(reference)
         if top < 0.99:
             said.append(
                 f"With {name}, which tie most pairs, even a perfect order reaches only {top:.2f} "
-                "(a little more or less among resampled classes)."
+                "(more or less among resampled classes, which widens the intervals)."
             )
         differences, apart = [], []
         for other in (m for m in found if m != ours):
