@@ -120,8 +120,8 @@ Markdown(heat_words(whole, novel))
 # ## What looks like what
 #
 # The same episode as a ranking, by DMF's own votes: each query with the
-# ways from most to least similar. The true one is framed, in green where it
-# comes first.
+# ways from most to least similar. Below each way stands its logit; the true
+# one is framed, in green where it comes first.
 
 # %%
 dmf = nets["DMF"]

@@ -257,6 +257,8 @@ Markdown(
 #
 # One query of each way of an episode; the warmer a place, the smaller its
 # angle to the prototype of its own class, made of images alone for AM3 too.
+# With four poolings a 32-pixel image has only 2 x 2 places, which the pictures
+# smooth.
 
 # %%
 task = draw_episodes(novel_set.labels, 1, 4, 1, 15, 3)
@@ -273,7 +275,8 @@ Markdown(heat_words(whole, novel_set))
 # ## What looks like what
 #
 # The same episode as a ranking of ProtoNet + TRAML: each query with the
-# ways from most to least similar.
+# ways from most to least similar. Below each way stands its logit; the true
+# one is framed, in green where it comes first.
 
 # %%
 features = {n: nets[n].test_features(m) for n, m in whole.items()}

@@ -438,7 +438,8 @@ Markdown(heat_words(novel_maps, novel))
 # ## What looks like what
 #
 # The same episode as CE + SC ranks it: each query with the ways from most to
-# least similar.
+# least similar. Below each way stands its logit; the true one is framed, in
+# green where it comes first.
 
 # %%
 method = nets["CE + SC"]
