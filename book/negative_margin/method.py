@@ -136,7 +136,7 @@ Markdown(
     f"Without a margin the loss is {at[0.0]['loss']:.2f} and the pull "
     f"{pull[0.0]:.2f}. A margin of {margin:g} leaves "
     f"{pull[margin] / pull[0.0]:.0%} of that pull and -0.1 leaves "
-    f"{pull[-0.1] / pull[0.0]:.1%}: an image near the boundary is let go. "
+    f"{pull[-0.1] / pull[0.0]:.1%}: an image near the boundary pulls less. "
     + (
         "With -0.1 the wrong answer even counts as right. "
         if at[-0.1]["counts as right"] == "yes"
@@ -315,8 +315,8 @@ show_source(FineTuned.tune)
 # ## To take away
 #
 # - A classifier over all base classes; the true one is handicapped by $m$.
-# - Below zero it is content sooner: images that lie roughly right no longer
-#   pull.
+# - Below zero it is content sooner: images that are already right pull
+#   less.
 # - For one image only $s\,m$ counts. Watch the accuracy *without* margin.
 # - Two numbers can confirm or refute the story: discriminability and
 #   effective peaks.
