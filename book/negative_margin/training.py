@@ -189,8 +189,8 @@ for first, second in pairs[:2]:
     )
     said.append(
         f"On miniImageNet with ResNet-18 the authors report {first} {one} "
-        f"points at 1 shot and {five} at 5 above {theirs[first][1]} of their later "
-        "code; the two differ in more than the margin. Measured, "
+        f"points at 1 shot and {five} at 5 above {theirs[first][1]} of "
+        "their later code; the two differ in more than the margin. Measured, "
         + at_each_shot(first, second, main[first], main[second], spread=spread)
     )
 said += [
