@@ -288,8 +288,9 @@ Markdown(
         "\n\nThe angular margin of 0.3 radians has **collapsed**: its loss "
         f"ends at {ends_at:.2f}, and it is {collapsed:.2f} where all "
         "features point the same way. The cosine is flat at its top, so "
-        "there a small step apart gains nothing on the wrong ways, while every step closer to "
-        "the true one gains sin(m). Fixed class weights cannot all move "
+        "there a small step apart gains nothing on the wrong ways, while "
+        "every step closer to the true one gains sin(m). Fixed class weights "
+        "cannot all move "
         "together, prototypes can. That row says how this margin fails on "
         "prototypes, and nothing of the task-relevant one."
         if abs(ends_at - collapsed) < 0.05
