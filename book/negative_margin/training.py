@@ -377,5 +377,5 @@ table(costs(main))
 #   never lower, and at a large product $s\,m$ much higher.
 # - It costs no time, but it is one number to tune, for each data set, loss
 #   and backbone. Whether it pays is said by the first four rows of the figure
-#   of differences; [a look inside](inside) asks what it does to the features,
+#   of differences; *a look inside* asks what it does to the features,
 #   and the [ablations](ablations) try other values.
