@@ -1,10 +1,13 @@
 """Rows that no page trains: they are read from the records, and compared only with their likes."""
 
+import dataclasses
+import re
+
 import numpy as np
 import pytest
 
 from fslib.evaluate import Scores
-from fslib.full_width import at_full_width, full_width_records
+from fslib.full_width import at_full_width, records_of_width
 from fslib.results import Record, save_record, summary
 
 
@@ -29,6 +32,12 @@ def recorded(root, method: str, shift: int = 0, **changed) -> Record:
     return save_record(Record(**known | changed), scores, root)
 
 
+def cells(shown) -> list[list[str]]:
+    """The text of a table, row by row."""
+    rows = re.findall(r"<tr.*?</tr>", shown.data.replace("&nbsp;", " "), re.DOTALL)
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
+
+
 @pytest.fixture
 def results(tmp_path, monkeypatch):
     """A folder of results that pages read."""
@@ -41,22 +50,51 @@ def test_only_records_of_full_width_are_rows(results):
     recorded(results, "ce", backbone="conv4")
     recorded(results, "protonet", profile="cpu")
     recorded(results, "scl", variant="ce_gc")
-    found = full_width_records("toy")
+    found = records_of_width("toy", "resnet12", "paper")
     assert list(found) == ["CE"]
     assert found["CE"] == [wide]
+
+
+def test_a_row_scored_twice_has_its_longest_test(results):
+    long = recorded(results, "ce")
+    short = Scores(np.full(10, 30), 75, 5, 1, 0)
+    few = {"way": 5, "query": 15, "episodes": 10, "seed": 0}
+    save_record(
+        dataclasses.replace(long, episodes=few, accuracy=summary({1: short})), {1: short}, results
+    )
+    assert records_of_width("toy", "resnet12", "paper")["CE"] == [long]
 
 
 def test_a_row_is_compared_with_the_others_in_pairs(results):
     recorded(results, "ce")
     recorded(results, "dmf", 3)
     recorded(results, "scl", 6, variant="ce_sc", config={"method": "scl", "epochs": 15})
-    rows, text = at_full_width("toy", "DMF", ("CE", "CE + SC", "ProtoNet"))
+    rows, text, differences = at_full_width("toy", "DMF", ("CE", "CE + SC", "ProtoNet"))
     assert rows.data.count("<tr") == 4  # a head and three rows
     assert "Trained for 30 epochs (15 for CE + SC) on a GPU" in text.data
-    assert "at 1 shot DMF is 4.00 ± 0.00 points above CE" in text.data
-    assert "at 5 shots DMF is 4.00 ± 0.00 points below CE + SC" in text.data
-    assert "ProtoNet" not in text.data  # it has no record
     assert "Every network has one seed" in text.data
+    assert cells(differences) == [  # three of 75 answers are four points; ProtoNet has no record
+        ["DMF over", "full width"],
+        ["CE, 1 shot", "+4.00 ± 0.00"],
+        ["CE, 5 shots", "+4.00 ± 0.00"],
+        ["CE + SC, 1 shot", "-4.00 ± 0.00"],
+        ["CE + SC, 5 shots", "-4.00 ± 0.00"],
+    ]
+
+
+def test_the_slim_rows_stand_beside_them(results):
+    slim = {"backbone": "resnet12_slim", "profile": "cpu"}
+    recorded(results, "ce")
+    recorded(results, "dmf", 3)
+    recorded(results, "ce", **slim)
+    recorded(results, "dmf", -3, **slim)
+    *_, differences, text = at_full_width("toy", "DMF", ("CE",))
+    assert cells(differences) == [
+        ["DMF over", "slim", "full width", "change"],
+        ["CE, 1 shot", "-4.00 ± 0.00", "+4.00 ± 0.00", "+8.00 ± 0.00"],
+        ["CE, 5 shots", "-4.00 ± 0.00", "+4.00 ± 0.00", "+8.00 ± 0.00"],
+    ]
+    assert "outside its interval for CE, 1 shot; CE, 5 shots." in text.data
 
 
 def test_a_data_set_without_full_width_has_a_sentence(results):

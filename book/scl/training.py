@@ -349,9 +349,9 @@ table(
 # %% [markdown]
 # ## At full width
 #
-# The ResNet-12 of the papers has 12.4 million weights, the slim one 1.1. One
-# network of each method has been trained at that width on a GPU. This page
-# only reads their records; each holds the command that repeats it.
+# The ResNet-12 of the papers has 12.4 million weights, the slim one 1.1. The
+# methods of this book have been trained at that width too, on a GPU. This page
+# only reads the records; each holds the command that repeats it.
 # *CE, one pooling fewer* has the $4 \times 4$ map of the rows above, and so has
 # CE + SC.
 
