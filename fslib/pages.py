@@ -334,7 +334,7 @@ def costs(groups: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
     Returns:
         Columns "", images seen, precision of the arithmetic, core-minutes and images a core-second
         (validation not counted); with a GPU, whose work no core counts, also minutes and images a
-        second by the clock.
+        second by the clock, and what each row was computed on.
     """
     facts = {name: records[0].facts for name, records in groups.items()}
     columns = {
@@ -347,4 +347,5 @@ def costs(groups: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
     if any("gpu" in f.get("machine", {}) for f in facts.values()):
         columns["minutes"] = [f["seconds"] / 60 for f in facts.values()]
         columns["images a second"] = [f["images_seen"] / f["seconds"] for f in facts.values()]
+        columns["computed on"] = [f["machine"].get("gpu", "cores") for f in facts.values()]
     return pd.DataFrame(columns)

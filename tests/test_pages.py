@@ -183,4 +183,4 @@ def test_costs_are_the_facts_of_the_first_seed(tmp_path):
     # The seconds of the cores say nothing of a GPU's work, so the clock stands beside them.
     facts = record.facts | {"seconds": 30.0, "machine": {"gpu": "a fast one"}}
     (row,) = pages.costs({"CE": [dataclasses.replace(record, facts=facts)]}).to_dict("records")
-    assert row == cost | {"minutes": 0.5, "images a second": 200.0}
+    assert row == cost | {"minutes": 0.5, "images a second": 200.0, "computed on": "a fast one"}
