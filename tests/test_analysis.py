@@ -53,6 +53,15 @@ def test_silhouette_orders_clusters_and_keeps_its_interval():
     assert embedding.silhouette(features[order], labels[order])[0] == pytest.approx(loose[0], 1e-5)
 
 
+def test_a_difference_of_silhouettes_is_taken_image_by_image():
+    (loose, labels), (tight, _) = clusters(4.0), clusters(20.0)
+    mean, low, high = embedding.silhouette(tight, labels, less=loose)
+    alone = [embedding.silhouette(features, labels) for features in (tight, loose)]
+    assert mean == pytest.approx(alone[0][0] - alone[1][0])
+    assert low < mean < high
+    assert embedding.silhouette(loose, labels, less=loose) == (0.0, 0.0, 0.0)
+
+
 def test_maps_are_pooled():
     features, labels = clusters(4.0)
     maps = features[:, :, None, None].expand(-1, -1, 2, 3)

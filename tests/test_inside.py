@@ -45,11 +45,15 @@ def test_a_silhouette_tells_classes_from_noise(maps, samples):
     assert (table["base low"] <= table["base"]).all()
 
 
-def test_a_change_of_silhouette_says_where_intervals_overlap():
-    rows = [("ours", 0.3, 0.2, 0.4, 0.1, 0.0, 0.2), ("other", 0.1, 0.05, 0.15, 0.2, 0.1, 0.3)]
-    names = ["method", *(f"{k}{e}" for k in ("base", "novel") for e in ("", " low", " high"))]
-    said = inside.silhouette_change(pd.DataFrame(rows, columns=names), "ours", "other")
-    assert said == ("+0.200 on base classes and -0.100 on novel classes (the intervals overlap)")
+def test_a_change_of_silhouette_is_paired(maps, samples):
+    said = inside.silhouette_change(maps, samples, "knows", "noise", draws=20)
+    table = inside.silhouette_table(maps, samples, draws=20).set_index("method")
+    for kind in ("base", "novel"):
+        change = table.loc["knows", kind] - table.loc["noise", kind]
+        assert f"{change:+.3f} [" in said and f"] on {kind} classes" in said
+    zero = "+0.000 [+0.000, +0.000]"
+    said = inside.silhouette_change(maps, samples, "noise", "noise", draws=20)
+    assert said == f"{zero} on base classes and {zero} on novel classes"
 
 
 def test_the_panel_has_a_column_a_network_and_a_row_a_sample(maps, samples):

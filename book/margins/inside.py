@@ -225,14 +225,14 @@ Markdown(
 # t-SNE {cite}`maaten2008tsne` draws the features in the plane; the
 # **silhouette** measures in the original space how tight classes lie
 # (1 tight and apart, 0 touching, below 0 nearer to another class). Each colour
-# with its marker is a class, learned (upper row) or new (lower row).
+# with its marker is a class, learned (upper row) or new (lower row); a plus
+# stands for TRAML.
 
 # %%
-compared = ("CE", "ProtoNet", "ProtoNet + TRAML", "AM3")
 samples = class_samples(study.data, classes, per_class)
 maps = embed_samples(nets, samples)
 figure = embedding_panel(
-    {name.replace("ProtoNet + ", "+ "): maps[name] for name in compared},
+    {name.replace(" + TRAML", " +"): made for name, made in maps.items()},
     samples,
 )
 
@@ -244,12 +244,12 @@ table(bracketed(tight))
 Markdown(
     " ".join(
         f"The margin changes the silhouette of {name} by "
-        f"{silhouette_change(tight, f'{name} + TRAML', name)}."
+        f"{silhouette_change(maps, samples, f'{name} + TRAML', name)}."
         for name in ("ProtoNet", "AM3")
     )
-    + " A wider strait would be a rise. The images are the same, so even "
-    "intervals that overlap do not rule one out. Each is one network: the "
-    "intervals do not count what another seed would do, here and below."
+    + " A wider strait would be a rise. Both networks are resampled with the "
+    "same images. Each is one network: the intervals do not count what "
+    "another seed would do, here and below."
 )
 
 # %% [markdown]

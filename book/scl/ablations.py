@@ -603,5 +603,7 @@ table(verdicts(summary, spread=spread))
 #
 # - The second view, the contrast and its spatial form are three changes.
 #   Only a table that has all the steps can say which of them pays.
+# - These networks are small. *At full width*, on the page before, shows whether
+#   the step from CE to CE + SC holds at the papers' width.
 # - Copies of the support act twice; equal copies show how much of it is
 #   regularisation.

@@ -16,6 +16,10 @@
 # together?** And it asks it place by place: a lawn
 # should not be enough to make a dog and a sheep alike.
 #
+# What this chapter calls *the talk* are the slides of the authors' conference
+# talk: its numbers and formulas are taken from them, the rest from the
+# released code.
+#
 # On this page you will
 #
 # - see the losses in one picture and in code,
@@ -282,7 +286,8 @@ table(
 # $$
 #
 # Here $L_{CE}$ is the mean over both views. The released scripts give CE and
-# SC a weight $\lambda$ of one each (0.5 each on CIFAR-FS). The first view has
+# SC a weight $\lambda$ of one each (0.5 each on CIFAR-FS); in the rows with
+# GC of this book, GC has the weight that SC has elsewhere. The first view has
 # the augmentation of every other run in this book; the second is cut,
 # coloured and greyed as in SimCLR {cite}`chen2020simclr`, without blur.
 
@@ -303,6 +308,9 @@ show_source(SpatialContrastive.loss)
 # $$
 # L = 10\, \lVert u^t - u^s \rVert^2 + T^2 KL(p^t_T \Vert p^s_T) .
 # $$
+#
+# Two more parts are in the code below, with a weight of zero by default: the
+# same distance place by place (`local`) and the labels' cross-entropy (`ce`).
 
 # %%
 show_source(ContrastiveDistillation.loss)

@@ -62,7 +62,11 @@ def tsne(features: Tensor, seed: int = 0, perplexity: float = 30.0) -> np.ndarra
 
 
 def silhouette(
-    features: Tensor, labels: Tensor, draws: int = 1000, seed: int = 0
+    features: Tensor,
+    labels: Tensor,
+    draws: int = 1000,
+    seed: int = 0,
+    less: Tensor | None = None,
 ) -> tuple[float, float, float]:
     """How tight and far apart the classes lie, in the original space, with a 95 % interval.
 
@@ -70,18 +74,22 @@ def silhouette(
     that to the nearest other class. The mean over images lies in [-1, 1].
 
     The interval is a percentile bootstrap over the images' silhouettes, each computed once, within
-    each class: would other images of the same classes say the same?
+    each class: would other images of the same classes say the same? With `less` it is that of the
+    differences, image by image, which is narrower than two intervals held against each other.
 
     Args:
         features: (N, d), or maps (N, C, h, w), which are averaged over their positions.
         labels: int64 (N,).
         draws: Number of bootstrap samples.
         seed: Seed of the bootstrap.
+        less: Features of the same images in another network, whose silhouettes are subtracted.
 
     Returns:
         Mean, lower and upper end of the interval.
     """
     values = silhouette_samples(_flat(features), labels.numpy())
+    if less is not None:
+        values = values - silhouette_samples(_flat(less), labels.numpy())
     own = [values[labels.numpy() == label] for label in labels.unique().tolist()]
     generator = np.random.default_rng(seed)
     sums = sum(part[generator.integers(len(part), size=(draws, len(part)))].sum(1) for part in own)

@@ -111,24 +111,33 @@ def silhouette_table(
     return pd.DataFrame(rows)
 
 
-def silhouette_change(rows: pd.DataFrame, ours: str, other: str) -> str:
-    """How the silhouettes of two methods differ, as part of a sentence for the page.
+def silhouette_change(
+    maps: Mapping[str, Mapping[str, Tensor]],
+    samples: Mapping[str, ImageSet],
+    ours: str,
+    other: str,
+    draws: int = 500,
+) -> str:
+    """How much larger one network's silhouettes are, as part of a sentence for the page.
 
     Args:
-        rows: Of `silhouette_table`.
-        ours: A method.
-        other: The method it is compared with.
+        maps: Name to (kind to maps).
+        samples: Kind to images.
+        ours: A name.
+        other: The name it is compared with.
+        draws: Of the bootstrap over images, both networks with the same ones.
 
     Returns:
-        Such as `+0.020 on base classes and -0.010 on novel classes (the intervals overlap)`.
+        Such as `+0.020 [+0.012, +0.029] on base classes and -0.001 [-0.006, +0.004] on novel
+        classes`.
     """
-    value = rows.set_index("method")
-    a, b, said = value.loc[ours], value.loc[other], []
-    for kind in (c for c in value.columns if f"{c} low" in value.columns):
-        apart = a[f"{kind} low"] > b[f"{kind} high"] or a[f"{kind} high"] < b[f"{kind} low"]
-        note = "" if apart else " (the intervals overlap)"
-        said.append(f"{a[kind] - b[kind]:+.3f} on {kind} classes{note}")
-    return " and ".join(said)
+    return " and ".join(
+        "{:+.3f} [{:+.3f}, {:+.3f}]".format(
+            *embedding.silhouette(maps[ours][kind], images.labels, draws, less=maps[other][kind])
+        )
+        + f" on {kind} classes"
+        for kind, images in samples.items()
+    )
 
 
 def ranking_table(
