@@ -121,9 +121,9 @@ def _beside_slim(
     if not any(SLIM in step for step in steps.values()):
         return [table(rows)]
     said = (
-        f"The last column lies outside its interval for {'; '.join(moved)}"
+        f"The change is told apart from zero for {'; '.join(moved)}"
         if moved
-        else "No change lies outside its interval"
+        else "No change is told apart from zero"
     )
     return [
         table(rows),

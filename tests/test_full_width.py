@@ -94,7 +94,7 @@ def test_the_slim_rows_stand_beside_them(results):
         ["CE, 1 shot", "-4.00 ± 0.00", "+4.00 ± 0.00", "+8.00 ± 0.00"],
         ["CE, 5 shots", "-4.00 ± 0.00", "+4.00 ± 0.00", "+8.00 ± 0.00"],
     ]
-    assert "outside its interval for CE, 1 shot; CE, 5 shots." in text.data
+    assert "apart from zero for CE, 1 shot; CE, 5 shots." in text.data
 
 
 def test_a_data_set_without_full_width_has_a_sentence(results):

@@ -244,8 +244,9 @@ Markdown(
 # ## At full width
 #
 # The ResNet-12 of the papers has 12.4 million weights, the slim one 1.1. The
-# methods of this book have been trained at that width too, on a GPU. This page
-# only reads the records; each holds the command that repeats it.
+# methods of this book have been trained at that width too, on a GPU; the table
+# has the rows of all chapters. This page only reads the records; each holds
+# the command that repeats it.
 # Unlike above, AM3 is scored without the names of the novel classes.
 
 # %% tags=["hide-input"]

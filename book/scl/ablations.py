@@ -11,11 +11,13 @@
 #
 # Which parts earn their place? Each row of this page changes one thing: a
 # loss, a temperature, a weight, a way of counting places, the test, the
-# teacher, the host. As on the page before, rows with two views run for half
-# the epochs (one at least here, where the page before has two). Unless it is
-# said otherwise all have maps of the same size, `places` on a side: four
-# poolings leave 2, three leave 4, which costs a spatial contrast sixteen times
-# as many pairs of places. All are compared on the same episodes.
+# teacher, the host. To afford so many, the networks are smaller than on the
+# page before (`ablation_backbone`, `ablation_epochs`). As there, rows with two
+# views run for half the epochs (one at least here, two there), so a second
+# view comes with fewer of them. Unless it is said otherwise all have maps of
+# the same size, `places` on a side: four poolings leave 2, three leave 4, which
+# costs a spatial contrast sixteen times as many pairs of places. All are
+# compared on the same episodes.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # which profile these values belong to
@@ -195,10 +197,12 @@ made = {
     for shot in (1, 5)
 }
 clear = {key: mean for key, (mean, ci95) in made.items() if abs(mean) > ci95}
-agree = sum(
-    mean * (says("CIFAR-FS", label, shot) - says("CIFAR-FS", start, shot)) > 0
+agree = [
+    "SS" in label
     for (label, shot), mean in clear.items()
-)
+    if mean * (says("CIFAR-FS", label, shot) - says("CIFAR-FS", start, shot))
+    > 0
+]
 
 
 def paper_step(first: str, second: str) -> str:
@@ -227,7 +231,38 @@ Markdown(
     )
     + f"\n\nEach contrast has weight {contrast:g} here, CE has 1. Steps in the "
     f"figure that are larger than their interval: {len(clear)} of {len(made)}; "
-    f"of these, in the direction of the paper's on CIFAR-FS: {agree}."
+    f"of these, in the direction of the paper's on CIFAR-FS: {len(agree)} "
+    f"({sum(agree)} without labels, {len(agree) - sum(agree)} with labels)."
+)
+
+# %% [markdown]
+# ### Is it the number of epochs?
+#
+# Half the epochs may simply be too few. Where `dense` is set, two of the rows
+# run for as many epochs as CE, and so see twice its pictures.
+
+# %%
+longer = {"CE": rows["CE"]}
+if dense:
+    for label in (start, "CE + SC"):
+        variant, options = loss_row(label, contrast)
+        longer[f"{label}, all epochs"] = changed(
+            f"{variant}_long", study, **options
+        )
+        longer[f"{label}, half of them"] = rows[label]
+table(accuracies(longer))
+
+# %% tags=["hide-input"]
+compared = [
+    (f"{start}, all epochs", f"{start}, half of them"),
+    (f"{start}, all epochs", "CE"),
+    ("CE + SC, all epochs", f"{start}, all epochs"),
+    ("CE + SC, all epochs", "CE"),
+]
+Markdown(
+    "\n".join(f"- {sentences(*pair, longer)}." for pair in compared)
+    if dense
+    else "Not part of this profile: set `dense = True`."
 )
 
 # %% [markdown]
@@ -257,18 +292,16 @@ for weight in weights:
     sweeps["weight"][weight] = (
         rows[known] if known else changed(f"sc_weight_{weight}", sc=weight)
     )
-figure, axes = plt.subplots(1, 2, figsize=(6.9, 2.7))
+figure, axes = plt.subplots(1, 2, figsize=(6.9, 2.7), sharey=True)
 labels = {"tau": r"Temperature $\tau$", "weight": "Weight of SC"}
 for axis, (name, made) in zip(axes, sweeps.items()):
-    for shot, line in ((1, "o-"), (5, "s--")):
+    for shot, line, colour in (
+        (1, "o-", COLOURS["CE + SC"]),
+        (5, "s--", "#6b6b6b"),
+    ):
         gain = [compare(r, rows[start], shot, spread) for r in made.values()]
         interval_curve(
-            axis,
-            list(made),
-            gain,
-            line,
-            color=COLOURS["CE + SC"],
-            label=f"{shot} shot",
+            axis, list(made), gain, line, color=colour, label=f"{shot} shot"
         )
     axis.axhline(0, lw=0.8, color="grey")
     axis.set(xlabel=labels[name])
@@ -463,8 +496,8 @@ Markdown(
 #
 # The network with SC teaches a fresh one of the same kind: by its unit
 # features (CD, the pull without the push), by its softened answers (KD), by
-# both, and by both with the features of every place; the first and the last of
-# these where `dense` is set. The student starts from other weights than its
+# both, and by both with the features of every place (CD alone and the places
+# only where `dense` is set). The student starts from other weights than its
 # teacher and sees one view, as in the released code. It has the batches and the
 # epochs of CE, which is thus the student without a teacher.
 
@@ -568,7 +601,7 @@ Markdown(
 
 # %% tags=["hide-input"]
 summary = {
-    "the second view": (rows[start], rows["CE"]),
+    "the second view, half the epochs": (rows[start], rows["CE"]),
     "the global contrast": (rows["CE + GC"], rows[start]),
     "the spatial contrast": (rows["CE + SC"], rows[start]),
     "the spatial instead of the global one": (rows["CE + SC"], rows["CE + GC"]),
@@ -577,7 +610,11 @@ summary = {
         rows["CE + SC"],
     ),
     "labels, in the spatial one": (rows["CE + SC"], rows["CE + SS-SC"]),
-    "distillation, over no teacher": (
+    "distillation, over its teacher": (
+        taught["the CD + KD student"],
+        taught["the teacher"],
+    ),
+    "distillation, over CE": (
         taught["the CD + KD student"],
         taught["CE"],
     ),
@@ -590,6 +627,11 @@ summary = {
         hosts["ProtoNet"],
     ),
 }
+if dense:
+    summary["the global contrast, on ProtoNet"] = (
+        hosts["ProtoNet + GC"],
+        hosts["ProtoNet"],
+    )
 table(verdicts(summary, spread=spread))
 
 # %% [markdown]

@@ -245,7 +245,7 @@ table(rows, digits=4)
 # mixes its places; with sharper queries and keys (`10 A`) it is. A constant
 # map (`C`) always matches itself.
 #
-# ## The same numbers in far less memory
+# ## The same numbers in less memory
 #
 # Written as above, the gathered vectors $\hat v_r$ of all pairs of views are
 # $(2N)^2 R \cdot 80$ numbers. The cosine does not need them. Products of
@@ -275,9 +275,10 @@ table(
 
 # %% [markdown]
 # The table counts one tensor of each kind; a backward pass keeps several of
-# them (`benchmarks/scl.py` measures both forms whole). A larger batch fits
-# with `chunk=16`, which works on 16 views at a time and computes their part
-# once more in the backward pass.
+# them. `benchmarks/scl.py` measures both forms whole: 256 views of 25 places
+# keep 520 MB instead of 1,398, and a step is 5.8 times as fast. A larger batch
+# fits with `chunk=16`, which works on 16 views at a time and computes their
+# part once more in the backward pass.
 #
 # ## The whole loss
 #

@@ -82,14 +82,14 @@ with torch.no_grad():
 #
 # | | talk | released code | here |
 # |---|---|---|---|
-# | temperature | $\tau$ and $\tau'$, no values | a factor of 10 named `temperature` | `tau = 0.1`, a divisor |
+# | temperature | one for GC, one for SC, no values | a factor of 10 named `temperature` | `tau = 0.1`, a divisor |
 # | spatial similarity | sum of both directions | the same, a sum | a sum; `average=True` for the mean |
 # | without labels | SS-GC, SS-SC | reads the labels before asking whether there are any: an error | both work |
 # | weights of CE and SC | not said | scripts 1 and 1, on CIFAR-FS 0.5 and 0.5; CE 0 unless a flag is given | 1 and 1; on drawn letters 1 and 0.1 |
 # | places at 32 pixels | not said | $2 \times 2$ | $4 \times 4$, the last pooling left out |
 # | two sets of maps | not said | spatial similarity comes back transposed | rows are the first set |
 # | views | two | view 1 padded crop and colours, view 2 as SimCLR, no blur | view 1 as all runs of this book, view 2 as the code |
-# | distilled features | $z^g$, perhaps projected | averaged map, unit length | as the code |
+# | distilled features | those of GC, perhaps projected | averaged map, unit length | as the code |
 # | views of the student | not said | one | one |
 # | training classes across domains | miniImageNet | 64 classes under 100 outputs, 36 of them dead | an output for each base class |
 # | optimiser | not said | batch 64 in two views, rate 0.05, steps, 90 epochs (60 on tieredImageNet) | the same batch, rate 0.1, cosine, fewer epochs |
@@ -163,14 +163,17 @@ for images, style in ((64, "-"), (128, "--")):
         color="#CC79A7",
         label=f"batch of {images} images",
     )
-for name, c in (("FC100", 60), ("miniImageNet", 64), ("tieredImageNet", 351)):
+for name, c in (
+    ("FC100", 60),
+    ("miniImageNet and CIFAR-FS", 64),
+    ("tieredImageNet", 351),
+):
     panel.plot(c, floor_of(64, c), "o", color="#222222", ms=4)
-    low = name == "FC100"
     panel.annotate(
         f"{name}, {c}",
         (c, floor_of(64, c)),
-        xytext=(-5, -9) if low else (4, 3),
-        ha="right" if low else "left",
+        xytext=(-6, -4 if c == 351 else -9 if c == 60 else -20),
+        ha="right",
         textcoords="offset points",
         size=8,
     )

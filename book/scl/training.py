@@ -100,36 +100,36 @@ baselines = {
     "ProtoNet, all poolings": base.records("protonet"),
 }
 views = {name: 1 if name == "CE" else 2 for name in groups}
-cost = {
+price = {
     name: min(r.facts["cpu_seconds"] for r in records)
     / (views[name] * records[0].facts["images_seen"])
     for name, records in groups.items()
 }
-table(
+unlike = unlike_speeds(r for records in groups.values() for r in records)
+priced = pd.DataFrame(
     [
         {
             "row": name,
             "epochs": records[0].config["epochs"],
             "pictures seen": f"{views[name] * r.facts['images_seen']:,}",
-            "pictures a core-second": f"{1 / cost[name]:.0f}",
-            "cost of a picture (CE: 1)": f"{cost[name] / cost['CE']:.1f}",
+            "pictures a core-second": f"{1 / price[name]:.0f}",
+            "cost of a picture (CE: 1)": f"{price[name] / price['CE']:.1f}",
         }
         for name, records in groups.items()
         for r in records[:1]
     ]
 )
-
-# %% [markdown]
-# The speeds are those of the fastest seed of a row; what else a machine does
-# slows a run, so they are rough. The last column holds the augmentation of the
-# second view, which *CE, two views* has too, and what the losses cost. For SC
-# that is the attention between all pairs of views. Its price depends on the
-# places and channels of the map but not on the depth of the network, so it
-# weighs most on a small one.
+table(priced.iloc[:, :3] if unlike else priced)
 
 # %% tags=["hide-input"]
 Markdown(
-    unlike_speeds(r for records in groups.values() for r in records)
+    (
+        f"What a picture costs is not shown. {unlike}"
+        if unlike
+        else "The speeds are those of the fastest seed of a row, and rough. "
+        "The last column holds the augmentation of the second view, which *CE, "
+        "two views* has too, and what the losses cost. "
+    )
     + "In the released scripts the contrast weighs as much as the "
     f"cross-entropy. Here its weight is {weight:g}, and that of CE is 1"
     + (
@@ -170,8 +170,9 @@ Markdown(
 # %% [markdown]
 # ### How far the contrast gets
 #
-# A contrastive loss starts near the level of equal similarities,
-# $\log(2N - 1)$, and has a floor that it cannot pass (see the method page).
+# A contrastive loss has a floor that it cannot pass, and a level where all
+# similarities are equal, $\log(2N - 1)$ (see the method page). The points are
+# means of whole epochs.
 
 # %%
 classes = study.data["train"].classes
@@ -349,11 +350,13 @@ table(
 # ## At full width
 #
 # The ResNet-12 of the papers has 12.4 million weights, the slim one 1.1. The
-# methods of this book have been trained at that width too, on a GPU. This page
-# only reads the records; each holds the command that repeats it.
+# methods of this book have been trained at that width too, on a GPU; the table
+# has the rows of all chapters. This page only reads the records; each holds
+# the command that repeats it.
 # *CE, one pooling fewer* has the $4 \times 4$ map of the rows above, and so has
 # CE + SC. CE with two views was not trained there, so a step from CE to CE + SC
-# holds both, the second view and the contrast.
+# holds both, the second view and the contrast. Plain *CE* has all poolings in
+# this table.
 
 # %% tags=["hide-input"]
 display(
@@ -396,8 +399,6 @@ Markdown(f"{text}.")
 #
 # - Two views cost twice; a fair table holds the number of pictures fixed
 #   and has the second view without the contrast in it.
-# - The spatial loss costs extra for each pair of views; a small network
-#   feels it most.
 # - The network and its test are two things, and each is changed by itself.
 # - A step of a small network need not be that of a large one: hold the two
 #   columns of *At full width* against each other.
