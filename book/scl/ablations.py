@@ -628,6 +628,13 @@ summary = {
     ),
 }
 if dense:
+    summary["the second view, all epochs"] = (
+        longer[compared[1][0]],
+        rows["CE"],
+    )
+    summary["the spatial contrast, all epochs"] = tuple(
+        longer[name] for name in compared[2]
+    )
     summary["the global contrast, on ProtoNet"] = (
         hosts["ProtoNet + GC"],
         hosts["ProtoNet"],
