@@ -404,7 +404,9 @@ few = {
     name: {kind: values[clouds[kind]] for kind, values in sets.items()}
     for name, sets in maps.items()
 }
-figure = embedding_panel(few, samples)
+figure = embedding_panel(
+    {name.replace("CE, ", ""): made for name, made in few.items()}, samples
+)
 
 # %%
 tight = silhouette_table(few, samples)
